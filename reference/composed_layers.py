@@ -113,8 +113,8 @@ def _in_front(
 
     The sequence ends at a linear node, whose bias counts as a shift. Affines that have other
     readers too stay as they are, and the merged node reads what they read. Reshapes may lie in
-    between if together they change nothing, as a transposition of axes of size one, or if they
-    keep the axis of the channels.
+    between if together they change nothing, as a transposition of axes of size one, if they
+    keep the axis of the channels, or if the affine is the same for all channels.
     """
     if node.attributes.get("data_format") == "channels_first":
         return []
@@ -131,7 +131,7 @@ def _in_front(
             kept = read.shape == before.shape != ()
             rows = read.shape[-1:] == before.shape[-1:] == (channels,)
             rows = rows and (node.op == "dense" or not shared)
-            if not (kept or rows):
+            if not (kept or rows or _is_uniform(affine)):
                 break
         if affine is not None:
             # s (a x + b) + t
@@ -140,9 +140,9 @@ def _in_front(
             absorbed.append(before.as_identity())
             composed = _with_front(node, scale, shift, size, [] if shared else absorbed)
             found.append(_reading(composed, before, read) if shared else composed)
-        elif before.op not in ("identity", "reshape"):
+        elif before.op != "identity" and not _is_reshape(before):
             break
-        reshaped = reshaped or before.op == "reshape"
+        reshaped = reshaped or _is_reshape(before)
         before = nodes.get(before.inputs[0])
     if before is not None and shared and not absorbed:
         found.append(_with_shared_bias(node, before))
@@ -153,6 +153,17 @@ def _in_front(
                 moved, grown = scale * more + shift, np.abs(scale * more) + size
                 found.append(_with_front(node, scale, moved, grown, [*absorbed, *rest]))
     return [each for each in found[::-1] if each is not None]
+
+
+def _is_reshape(node: Node) -> bool:
+    """Return whether a node keeps all numbers in their order."""
+    moves = node.op == "flatten" and node.attributes.get("data_format") == "channels_first"
+    return node.op in ("reshape", "flatten") and not moves
+
+
+def _is_uniform(affine: tuple[np.ndarray, np.ndarray]) -> bool:
+    """Return whether an affine is the same for all channels, so that a reshape keeps it."""
+    return all(bool(np.all(values == values[0])) for values in affine)
 
 
 def _reading(composed: Composed | None, affine: Node, read: Node | None) -> Composed | None:

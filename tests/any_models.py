@@ -824,6 +824,114 @@ def transformed_complex_numbers() -> keras.Model:
     return keras.Model([real, imaginary], y)
 
 
+class OfTensorFlow(layers.Layer):
+    """A layer that calls a function of TensorFlow, and declares its output's shape."""
+
+    def __init__(self, run: Callable[[Any], Any], shape: tuple[int, ...], **options: Any) -> None:
+        super().__init__(**options)
+        self.run, self.shape = run, shape
+
+    def call(self, inputs: Any) -> Any:
+        return self.run(inputs)
+
+    def compute_output_shape(self, shape: Any) -> Any:
+        return (shape[0], *self.shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "run": self.run, "shape": self.shape}
+
+
+def calling(run: Callable[[Any], Any], size: tuple[int, ...], shape: tuple[int, ...]) -> Any:
+    """Return a model of a function of TensorFlow, with the sizes of its input and its output."""
+    x = Input(size, name="x")
+    return keras.Model(x, head(layers.Flatten()(OfTensorFlow(run, shape, name="own")(x))))
+
+
+@case()
+def coefficients_of_a_mel_spectrum() -> keras.Model:
+    """MFCC as in TensorFlow's guide: a spectrum, mel bands, and a cosine transform by an FFT."""
+    import tensorflow as tf
+
+    def run(sound: Any) -> Any:
+        powers = tf.square(tf.abs(tf.signal.stft(sound, 64, 32)))
+        bands = tf.signal.linear_to_mel_weight_matrix(12, 33, 8000, 20.0, 4000.0)
+        logarithms = tf.math.log(tf.tensordot(powers, bands, 1) + 1e-6)
+        return tf.signal.mfccs_from_log_mel_spectrograms(logarithms)[..., :8]
+
+    return calling(run, (256,), (7, 8))
+
+
+def pairs(x: Any) -> Any:
+    """Return complex numbers of the two halves of the last axis."""
+    import tensorflow as tf
+
+    half = x.shape[-1] // 2
+    return tf.complex(x[..., :half], x[..., half:])
+
+
+@case()
+def computed_complex_numbers() -> keras.Model:
+    import tensorflow as tf
+
+    matrix = (np.arange(12).reshape(4, 3) / 9 + 1j * np.cos(np.arange(12)).reshape(4, 3)) / 2
+
+    def run(x: Any) -> Any:
+        z = pairs(x)
+        mixed = tf.matmul(z, tf.constant(matrix, tf.complex64))
+        turned = tf.exp(1j * mixed) / (mixed + (3 + 1j))
+        both = tf.concat([tf.math.conj(z), tf.square(turned), tf.cast(x, tf.complex64)], -1)
+        total = tf.reduce_sum(both, -1, keepdims=True) - tf.reduce_mean(z, -1, keepdims=True)
+        parts = [tf.math.real(both), tf.math.imag(total), tf.abs(turned), tf.math.angle(both)]
+        return tf.concat(parts, -1)
+
+    return calling(run, (8,), (34,))
+
+
+@case()
+def adjoint_of_complex_numbers() -> keras.Model:
+    import tensorflow as tf
+
+    def run(x: Any) -> Any:
+        z = pairs(x)
+        return tf.math.imag(tf.matmul(z, z, adjoint_b=True)) + tf.math.real(tf.matmul(z, z))
+
+    return calling(run, (2, 4), (2, 2))
+
+
+@case()
+def transformed_images() -> keras.Model:
+    import tensorflow as tf
+
+    gain = np.linspace(0, 1, 24, dtype=np.float32).reshape(6, 4)
+
+    def run(x: Any) -> Any:
+        spectrum = tf.signal.rfft2d(x)
+        filtered = tf.signal.irfft2d(spectrum * tf.cast(gain, tf.complex64), [6, 7])
+        return tf.concat([filtered, tf.math.imag(tf.signal.ifft2d(spectrum))], -1)
+
+    return calling(run, (6, 7), (6, 11))
+
+
+@case(refusal=r"can compute with complex numbers: .* part of Sqrt \(layer 'own'\) as two tensors")
+def roots_of_complex_numbers() -> keras.Model:
+    import tensorflow as tf
+
+    return calling(lambda x: tf.abs(tf.sqrt(pairs(x))), (8,), (4,))
+
+
+@case(refusal=r"complex numbers: let RFFT \(layer 'own'\) transform at most 2048 numbers")
+def long_transform() -> keras.Model:
+    import tensorflow as tf
+
+    return calling(lambda x: tf.math.real(tf.signal.rfft(x)[:, ::64]), (4096,), (33,))
+
+
+@case()
+def scaled_and_flattened_in_layers() -> keras.Model:
+    """A converter multiplies the kernel behind the flattening instead of the pixels."""
+    return calling(lambda x: x / 255, (4, 6, 3), (4, 6, 3))
+
+
 def one_by_one(model: keras.Model, inputs: list[np.ndarray]) -> np.ndarray:
     """Return the outputs of a model with one input for batches of one sample."""
     return np.concatenate([model(sample[None], training=False) for sample in inputs[0]])

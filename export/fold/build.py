@@ -179,14 +179,25 @@ class _Builder:
         if id(op) in self.layers:
             return self.layers[id(op)](*args, **kwargs)
         layer = self.layers[id(op)] = _make(op, self)
+        result = None
         try:
-            return layer(*args, **kwargs)
+            result = layer(*args, **kwargs)
+            if self.dtype == "float64" and _declares_its_shape(op):
+                keras.Operation.compute_output_spec(layer, *args, **kwargs)  # runs its code
+            return result
         except Exception:  # whatever the user's own code raises
             if self.dtype != "float64" or not isinstance(op, Kept):
                 raise
         # The layer contains something in float32 that is not converted, such as a constant.
-        layer = self.layers[id(op)] = own_precision(op)
-        return layer(*args, **kwargs)
+        own = own_precision(op)
+        try:
+            other = own(*args, **kwargs)
+        except Exception:
+            if result is None:
+                raise
+            return result  # it cannot be run at all, which its first use reports
+        self.layers[id(op)] = own
+        return other
 
     def source(self, op: Source) -> keras.KerasTensor:
         """Return a symbolic input."""
@@ -313,8 +324,22 @@ def _own_activation(call: Call) -> Call | None:
     return user if own else None
 
 
-# Keras layers whose call fails in float64, although a symbolic call does not.
-_FLOAT32_ONLY = (keras.layers.MelSpectrogram,)
+def _declares_its_shape(op: Any) -> bool:
+    """Return whether a symbolic call does not run the code of a layer that may need float32."""
+    if not isinstance(op, Kept) or not isinstance(op.operation, keras.Layer):
+        return False
+    if kind_of(op.operation) and not isinstance(op.operation, _MAY_NEED_FLOAT32):
+        return False
+    given = (type(op.operation).compute_output_shape, type(op.operation).compute_output_spec)
+    return given != (keras.Layer.compute_output_shape, keras.Layer.compute_output_spec)
+
+
+# Layers of Keras that use float32 constants, or run the user's code.
+_MAY_NEED_FLOAT32 = (
+    keras.layers.MelSpectrogram,
+    keras.layers.Lambda,
+    keras.layers.TimeDistributed,
+)
 
 
 @functools.singledispatch
@@ -326,8 +351,6 @@ def _make(op: Any, builder: _Builder) -> Any:
 def _(op: Kept, builder: _Builder) -> Any:
     name = builder.names[id(op)]
     if builder.dtype == "float64":
-        if isinstance(op.operation, _FLOAT32_ONLY):
-            return own_precision(op)
         made = replacement(op.operation, name)
         if made is not None:
             return made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,14 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import tensorflow as tf
+
+#: Operations whose constant results TensorFlow's converter does not compute.
+DIAGONALS = ("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3", "MatrixSetDiag", "MatrixSetDiagV2",
+             "MatrixSetDiagV3")  # fmt: skip
+
+# Operations that are computed from constants before the conversion.
+_COMPUTED = ("Cast", "Complex", "Exp", "Fill", "Identity", "Mul", "Neg", "Pack", "Range", "RealDiv",
+             "Reshape", "StridedSlice", *DIAGONALS)  # fmt: skip
 
 
 def bincount_size(op: tf.Operation) -> int | None:
@@ -53,6 +62,29 @@ def captured(tensor: tf.Tensor, function: Any) -> Any:
     return next(o for o, i in zip(given, inside, strict=True) if i is tensor)
 
 
+def constant_of(tensor: tf.Tensor) -> Any:
+    """Return the value of a tensor computed from constants and static sizes, else None."""
+    import tensorflow as tf
+
+    value = tf.get_static_value(tensor)
+    op = tensor.op
+    if value is not None or op.type == "Placeholder":
+        return value
+    if op.type == "Shape":
+        shape = op.inputs[0].shape
+        return None if shape.rank is None else np.array([-1 if s is None else s for s in shape])
+    if op.type not in _COMPUTED:
+        return None
+    operands = [constant_of(operand) for operand in op.inputs]
+    if any(operand is None for operand in operands):
+        return None
+    types = [operand.dtype.as_numpy_dtype for operand in op.inputs]
+    arrays = [np.asarray(o, t) for o, t in zip(operands, types, strict=True)]
+    result = run_eagerly(op, arrays)[tensor.value_index].numpy()
+    sizes = op.type == "StridedSlice" and op.inputs[0].op.type == "Shape"
+    return None if sizes and (result < 0).any() else result
+
+
 def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
     """Run the operation of a graph on other operands, with the same attributes.
 
@@ -60,6 +92,14 @@ def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
         op: The operation.
         operands: The operands that replace its inputs.
     """
+    import tensorflow as tf
+
+    with tf.init_scope():
+        return run_in_graph(op, operands)
+
+
+def run_in_graph(op: tf.Operation, operands: list[Any]) -> list[Any]:
+    """Add the operation once more to the present graph, see `run_eagerly`."""
     import tensorflow as tf
 
     left, arguments = list(operands), {}
@@ -75,8 +115,11 @@ def run_eagerly(op: tf.Operation, operands: list[Any]) -> list[Any]:
     for attribute in op.op_def.attr:
         if attribute.name not in inferred:
             arguments[attribute.name] = op.get_attr(attribute.name)
-    with tf.init_scope():
-        result = getattr(tf.raw_ops, op.type)(**arguments)
+    run = getattr(tf.raw_ops, op.type)
+    # Some arguments have other names in Python, such as `axis` for `reduction_indices`.
+    names = list(inspect.signature(run).parameters)
+    renamed = (name for name in names if name not in arguments and name != "name")
+    result = run(**{n if n in names else next(renamed): v for n, v in arguments.items()})
     return list(result) if isinstance(result, (list, tuple)) else [result]
 
 

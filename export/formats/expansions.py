@@ -16,8 +16,7 @@
 | min(1/√x, c), as in UnitNormalization | 1/√max(x, 1/c²) |
 | a matrix with a constant diagonal (eye) | the matrix, which TFLite would compute in each run |
 | patches of an image side by side (extract_patches) | a permutation of the pixels |
-| real and imaginary part, absolute value of a Fourier transform | products with sines |
-| the inverse of a real Fourier transform | products with sines |
+| complex numbers, such as those of Fourier transforms | pairs of real ones, see `complex_numbers` |
 
 Resizing is exact: each pixel of the result is a fixed weighted mean of pixels, with weights read
 from TensorFlow's operation.
@@ -32,9 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..equations import spelled_out
-from ..fold.traced_functions import bincount_size, run_eagerly, table_of
+from ..fold.traced_functions import DIAGONALS, bincount_size, constant_of, table_of
 from ..quantization.quantizer_choices import IN_FLOATS
-from .fourier import inverse_of_real, part_of_transform
+from .complex_numbers import ComplexNumbers
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -42,13 +41,6 @@ if TYPE_CHECKING:
 # Replaced everywhere: Keras' own form, or a runtime's, gives wrong values, or it is a convolution
 # with zeros and ones that only moves numbers.
 _ALWAYS = ("BiasAdd", "Conv2D", "Minimum")
-
-# Operations whose constant results TensorFlow's converter does not compute.
-_DIAGONALS = ("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3", "MatrixSetDiag", "MatrixSetDiagV2",
-              "MatrixSetDiagV3")  # fmt: skip
-
-# Operations that are computed from constants before the conversion.
-_COMPUTED = ("Cast", "Fill", "Identity", "Pack", "RealDiv", "Reshape", "StridedSlice", *_DIAGONALS)
 
 # TFLite's PRELU supports no more axes.
 _MOST_PRELU_AXES = 4
@@ -67,16 +59,26 @@ def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
     import tensorflow as tf
 
     replaced = {}
+    numbers = ComplexNumbers()
     for op in function.graph.get_operations():
-        if op.type not in _EXPANSIONS or (op.type in but and op.type not in _ALWAYS):
+        known = op.type not in _EXPANSIONS or (op.type in but and op.type not in _ALWAYS)
+        if known and not _is_complex(op):
             continue
         scope = op.name.rpartition("/")[0]
         with function.graph.as_default(), tf.name_scope(f"{scope}/" if scope else ""):
-            result = _EXPANSIONS[op.type](op, function)
+            if _is_complex(op):
+                result = numbers.real_result(op)
+            else:
+                result = _EXPANSIONS[op.type](op, function)
             if result is not None:
                 # An identity with a new name, since the result may be an existing tensor.
                 replaced[op.name] = tf.identity(result, name=op.name.rpartition("/")[2]).op.name
     return replaced
+
+
+def _is_complex(op: tf.Operation) -> bool:
+    """Return whether an op reads or computes complex numbers."""
+    return any(tensor.dtype.is_complex for tensor in (*op.inputs, *op.outputs))
 
 
 def _sum(op: tf.Operation, function: Any) -> tf.Tensor | None:
@@ -280,7 +282,7 @@ def _resize(op: tf.Operation, function: Any) -> tf.Tensor | None:
 
     images = op.inputs[0]
     _, height, width, channels = images.shape
-    parameters = [_constant(tensor) for tensor in op.inputs[1:]]
+    parameters = [constant_of(tensor) for tensor in op.inputs[1:]]
     if None in (height, width, channels) or any(value is None for value in parameters):
         return None
     attributes = {a.name: op.get_attr(a.name) for a in op.op_def.attr if a.name != "T"}
@@ -299,33 +301,10 @@ def _resize(op: tf.Operation, function: Any) -> tf.Tensor | None:
     return tf.transpose(by_columns, (0, 1, 3, 2))
 
 
-def _constant(tensor: tf.Tensor) -> Any:
-    """Return the value of a tensor computed from constants and static sizes, else None."""
-    import tensorflow as tf
-
-    value = tf.get_static_value(tensor)
-    op = tensor.op
-    if value is not None or op.type == "Placeholder":
-        return value
-    if op.type == "Shape":
-        shape = op.inputs[0].shape
-        return None if shape.rank is None else np.array([-1 if s is None else s for s in shape])
-    if op.type not in _COMPUTED:
-        return None
-    operands = [_constant(operand) for operand in op.inputs]
-    if any(operand is None for operand in operands):
-        return None
-    types = [operand.dtype.as_numpy_dtype for operand in op.inputs]
-    arrays = [np.asarray(o, t) for o, t in zip(operands, types, strict=True)]
-    result = run_eagerly(op, arrays)[tensor.value_index].numpy()
-    sizes = op.type == "StridedSlice" and op.inputs[0].op.type == "Shape"
-    return None if sizes and (result < 0).any() else result
-
-
 def _diagonal(op: tf.Operation, function: Any) -> tf.Tensor | None:
     import tensorflow as tf
 
-    value = _constant(op.outputs[0])
+    value = constant_of(op.outputs[0])
     return None if value is None else tf.constant(value)
 
 
@@ -342,7 +321,7 @@ def _patches(op: tf.Operation, function: Any) -> tf.Tensor | None:
     whole = places[0] % rows == places[1] % columns == 0 and places[2] == channels
     if not whole or op.get_attr("dilations") != [1] * 4 or strides[1:3] != [rows, columns]:
         return None
-    values = _constant(kernel)
+    values = constant_of(kernel)
     if values is None or not np.array_equal(values.reshape(patch, patch), np.eye(patch)):
         return None
     down, across = places[0] // rows, places[1] // columns
@@ -383,7 +362,7 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "Minimum": _bounded_rsqrt,
     "Relu": _mirrored_relu,
     "Conv2D": _patches,
-    **dict.fromkeys(_DIAGONALS, _diagonal),
+    **dict.fromkeys(DIAGONALS, _diagonal),
     "Select": _without_negative_zero,
     "SelectV2": _without_negative_zero,
     "Less": _negative,
@@ -401,8 +380,4 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "LookupTableFindV2": _lookup,
     "ResizeBicubic": _resize,
     "ScaleAndTranslate": _resize,
-    "Real": part_of_transform,
-    "Imag": part_of_transform,
-    "ComplexAbs": part_of_transform,
-    "IRFFT": inverse_of_real,
 }

@@ -1,4 +1,4 @@
-"""Replaces parts of Fourier transforms, of real or complex numbers, by products with sines.
+"""Computes Fourier transforms as products with sines.
 
 A transform over several axes is one transform after another. Products whose results are not used,
 such as those of an imaginary part, are dropped by the converters.
@@ -6,7 +6,8 @@ such as those of an imaginary part, are dropped by the converters.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,54 +17,71 @@ from ..quantization.quantizer_choices import IN_FLOATS
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# A transform of n numbers becomes matrices of n²/2 numbers each.
-_LONGEST_TRANSFORM = 2048
+    #: Real and imaginary part of complex numbers; None for an imaginary part of zero.
+    Parts = tuple[tf.Tensor, tf.Tensor | None]
 
-# Number of axes, from the last, of the transforms of complex numbers.
-_TRANSFORMED_AXES = {"FFT": 1, "FFT2D": 2, "FFT3D": 3}
+#: Longest transform; one of n numbers becomes matrices of n²/2 numbers each.
+LONGEST = 2048
+
+#: Number of axes, from the last, of the transforms of complex numbers and of their inverses.
+OF_COMPLEX = {"FFT": 1, "FFT2D": 2, "FFT3D": 3, "IFFT": 1, "IFFT2D": 2, "IFFT3D": 3}
+#: Transforms of real numbers, and transforms with real results.
+OF_REAL = ("RFFT", "RFFT2D", "RFFT3D")
+TO_REAL = ("IRFFT", "IRFFT2D", "IRFFT3D")
 
 
-def part_of_transform(op: tf.Operation, function: Any) -> tf.Tensor | None:
-    """Return the real or imaginary part, or the absolute value, of a Fourier transform.
+def transform(op: tf.Operation, parts: Parts) -> Parts | None:
+    """Return the parts of a transform of complex numbers.
 
     Args:
-        op: A Real, Imag or ComplexAbs of a traced function.
-        function: The concrete function.
+        op: One of `OF_COMPLEX`.
+        parts: The parts of its operand.
 
     Returns:
-        The replacement; None if its operand is no transform of static size.
+        The parts; None if the sizes are unknown or too large.
     """
+    count = OF_COMPLEX[op.type]
+    lengths = zip(range(-count, 0), parts[0].shape[-count:], strict=True)
+    return _transformed(parts, lengths, inverse=op.type.startswith("I"))
+
+
+def transform_of_real(op: tf.Operation) -> Parts | None:
+    """Return the parts of a transform of real numbers; see `transform`."""
     import tensorflow as tf
 
-    parts = _transform(op.inputs[0])
-    if parts is None:
+    signal, lengths = op.inputs[0], tf.get_static_value(op.inputs[1])
+    if lengths is None or lengths[-1] > LONGEST or signal.shape[-1] is None:
         return None
-    real, imaginary = parts
-    if op.type == "ComplexAbs":
-        return tf.sqrt(tf.square(real) + tf.square(imaginary))
-    return real if op.type == "Real" else imaginary
+    length = int(lengths[-1])
+    # Shorter signals are padded with zeros, longer ones truncated.
+    used = min(signal.shape[-1], length)
+    cosines, sines = _waves(used, length, length // 2 + 1)
+    signal = signal[..., :used]
+    parts = (_product(signal, cosines), _product(signal, -sines))
+    return _transformed(parts, zip(range(-len(lengths), -1), lengths[:-1], strict=True))
 
 
-def inverse_of_real(op: tf.Operation, function: Any) -> tf.Tensor | None:
+def inverse_of_real(op: tf.Operation, parts: Parts) -> tf.Tensor | None:
     """Return the real numbers whose transform is given by its first n/2 + 1 numbers.
 
     Args:
-        op: An IRFFT of a traced function.
-        function: The concrete function.
+        op: One of `TO_REAL`.
+        parts: The parts of its operand.
 
     Returns:
-        The replacement; None if the sizes are not static.
+        The numbers; None if the sizes are unknown or too large.
     """
     import tensorflow as tf
 
-    parts = _transform(op.inputs[0]) or _complex(op.inputs[0])
-    given = tf.get_static_value(op.inputs[1])
-    if parts is None or given is None or given[0] > _LONGEST_TRANSFORM:
+    lengths = tf.get_static_value(op.inputs[1])
+    if lengths is None or lengths[-1] > LONGEST or parts[0].shape[-1] is None:
         return None
-    real, imaginary = parts
-    length = int(given[0])
-    if real.shape[-1] is None:
+    others = zip(range(-len(lengths), -1), lengths[:-1], strict=True)
+    found = _transformed(parts, others, inverse=True)
+    if found is None:
         return None
+    real, imaginary = found
+    length = int(lengths[-1])
     used = min(real.shape[-1], length // 2 + 1)
     # All but the first number, and the last one of an even length, stand for two conjugates.
     share = np.full((used, 1), 2 / length)
@@ -77,72 +95,33 @@ def inverse_of_real(op: tf.Operation, function: Any) -> tf.Tensor | None:
     return result - _product(imaginary[..., :used], share * sines)
 
 
-def _transform(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor] | None:
-    """Return the real and imaginary part of a Fourier transform; None if it is not one."""
-    import tensorflow as tf
-
-    op = tensor.op
-    while op.type == "Identity":
-        op = op.inputs[0].op
-    if op.type == "RFFT":
-        signal, length = op.inputs[0], tf.get_static_value(op.inputs[1])
-        if signal.shape[-1] is None or length is None or length[0] > _LONGEST_TRANSFORM:
-            return None
-        # Shorter signals are padded with zeros, longer ones truncated.
-        used = min(signal.shape[-1], int(length[0]))
-        cosines, sines = _waves(used, int(length[0]), int(length[0]) // 2 + 1)
-        signal = signal[..., :used]
-        return _product(signal, cosines), _product(signal, -sines)
-    if op.type not in _TRANSFORMED_AXES:
-        return None
-    given = _transform(op.inputs[0]) or _complex(op.inputs[0])
-    if given is None:
-        return None
-    real, imaginary = given
-    for axis in range(-1, -1 - _TRANSFORMED_AXES[op.type], -1):
-        size = real.shape[axis]
-        if size is None or size > _LONGEST_TRANSFORM:
-            return None
-        real, imaginary = _transformed(real, imaginary, axis, *_waves(size, size, size))
-    assert imaginary is not None
-    return real, imaginary
-
-
-def _complex(tensor: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor | None] | None:
-    """Return the parts that complex numbers are made of; None for an imaginary part of zero."""
-    import tensorflow as tf
-
-    op = tensor.op
-    if op.type == "Pad":  # with zeros
-        parts = _transform(op.inputs[0]) or _complex(op.inputs[0])
-        if parts is None:
-            return None
-        real, imaginary = parts
-        sizes = op.inputs[1]
-        return tf.pad(real, sizes), None if imaginary is None else tf.pad(imaginary, sizes)
-    if op.type == "Cast" and op.inputs[0].dtype == tf.float32:
-        return op.inputs[0], None
-    if op.type != "Complex":
-        return None
-    real, imaginary = op.inputs
-    constant = tf.get_static_value(imaginary)
-    zero = imaginary.op.type == "ZerosLike" or (constant is not None and not np.any(constant))
-    return real, None if zero else imaginary
-
-
 def _transformed(
-    real: tf.Tensor,
-    imaginary: tf.Tensor | None,
-    axis: int,
-    cosines: NDArray[np.float64],
-    sines: NDArray[np.float64],
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return (a + ib)(C - iS) = (aC + bS) + i(bC - aS) along one axis; b is None if it is zero."""
-    a, b = _with_last(real, axis), None if imaginary is None else _with_last(imaginary, axis)
-    first, second = _product(a, cosines), _product(a, -sines)
-    if b is not None:
-        first, second = first + _product(b, sines), second + _product(b, cosines)
-    return _with_last(first, axis), _with_last(second, axis)
+    parts: Parts, lengths: Iterable[tuple[int, int | None]], *, inverse: bool = False
+) -> Parts | None:
+    """Return (a + ib)(C - iS) = (aC + bS) + i(bC - aS) along some axes.
+
+    Args:
+        parts: a and b; b is None if it is zero.
+        lengths: Each axis, counted from the end, with the length of the transform.
+        inverse: Whether to compute (a + ib)(C + iS) / length.
+
+    Returns:
+        The parts; None if the sizes are unknown or too large.
+    """
+    for axis, length in lengths:
+        size = parts[0].shape[axis]
+        if size is None or length is None or length > LONGEST:
+            return None
+        used, length = min(size, int(length)), int(length)
+        cosines, sines = _waves(used, length, length)
+        if inverse:
+            cosines, sines = cosines / length, -sines / length
+        a, b = (None if p is None else _with_last(p, axis)[..., :used] for p in parts)
+        first, second = _product(a, cosines), _product(a, -sines)
+        if b is not None:
+            first, second = first + _product(b, sines), second + _product(b, cosines)
+        parts = _with_last(first, axis), _with_last(second, axis)
+    return parts
 
 
 def _with_last(tensor: tf.Tensor, axis: int) -> tf.Tensor:

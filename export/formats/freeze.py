@@ -26,6 +26,7 @@ from ..fold.traced_functions import inlined_functions
 from ..layer_codes import CODED_LAYER, readable_name
 from ..not_running import not_running
 from ..signature import Signature, as_functional, unique_names
+from . import complex_numbers, fourier
 from .expansions import expand
 from .rewrites import in_single_precision, keep_needed, plain_sums, put_constants, redirect
 from .rewrites_3d import split_grouped_conv3d
@@ -111,6 +112,31 @@ class FrozenGraph:
             "no file repeats. Let it return what that layer reads, such as a mean and a variance, "
             "and draw the numbers in the app."
         )
+
+    def computes_with_complex_numbers(self, ops: Sequence[str] = ()) -> str:
+        """Return the refusal of complex numbers that are not computed as real ones; else empty.
+
+        Args:
+            ops: Types of ops that a format lacks; empty for any.
+        """
+        import tensorflow as tf
+
+        complex_types = {tf.complex64.as_datatype_enum, tf.complex128.as_datatype_enum}
+        kinds = sorted({
+            node.op
+            for node in self.graph_def.node
+            if complex_types & {attribute.type for attribute in node.attr.values()}
+        })  # fmt: skip
+        if not kinds or (ops and not set(kinds) & set(ops)):
+            return ""
+        unknown = [kind for kind in kinds if kind not in complex_numbers.COMPUTED]
+        reason = (
+            f"compute the real and the imaginary part of {self.with_layers(unknown)} as two tensors"
+            if unknown
+            else f"let {self.with_layers([kind for kind in kinds if 'FFT' in kind])} transform at "
+            f"most {fourier.LONGEST} numbers, in sizes that are fixed"
+        )
+        return f"Neither TFLite nor ONNX can compute with complex numbers: {reason}."
 
     def until(self, ops: Sequence[str]) -> FrozenGraph:
         """Return the part of the network that ends in the given ops, which are its outputs."""

@@ -249,7 +249,8 @@ def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> on
                 del converted.update_proto
         except Exception as error:  # tf2onnx raises whatever its handlers raise
             raise UserError(
-                f"ONNX opset {opset} cannot express the model: "
+                graph.computes_with_complex_numbers()
+                or f"ONNX opset {opset} cannot express the model: "
                 f"{graph.readable_name(first_line(error))} Raise the opset or replace the layer."
             ) from error
     model: onnx.ModelProto = converted.make_model("")
@@ -323,6 +324,7 @@ def _refuse_unknown(model: onnx.ModelProto, graph: FrozenGraph, opset: int) -> N
     if unknown:
         raise UserError(
             graph.draws_random_numbers(unknown)
+            or graph.computes_with_complex_numbers(unknown)
             or f"ONNX has no operator for {graph.with_layers(unknown)}. Replace the layer, or end "
             "the model before it."
         )

@@ -199,7 +199,8 @@ def _check_signature(path: Path, content: flatbuffer.Content) -> None:
 def _without_operators(graph: FrozenGraph, ops: Sequence[str]) -> UserError:
     """Return the refusal of operators that TFLite lacks."""
     missing = f"TFLite has no operator for {graph.with_layers(ops)}: {_FLEX_ADVICE}"
-    return UserError(graph.draws_random_numbers(ops) or missing)
+    special = graph.draws_random_numbers(ops) or graph.computes_with_complex_numbers(ops)
+    return UserError(special or missing)
 
 
 def _refusal(error: Exception, graph: FrozenGraph) -> UserError:

@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,12 +29,14 @@ from .keras_2 import upgraded
 from .quantize_aware import functions as _functions  # noqa: F401
 from .quantize_aware import linear as _linear  # noqa: F401
 from .quantize_aware import operators as _operators  # noqa: F401
+from .training_code import lambda_activation, without_training_code
 
 HOW_TO_SAVE = "Save the trained model with model.save('NAME.keras')."
 
 _SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 # Weights may take as many bytes, or as many times the size of their file, which may be compressed.
 _SMALL_MODEL, _MOST_TIMES = 1 << 29, 16
+_CONFIG = "config.json"  # in a .keras file
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
 # How Keras names custom code that is not registered, in .keras and in .h5 files.
 _UNREGISTERED = re.compile(
@@ -71,7 +74,7 @@ def load_model(
     kind = _kind_of(path)
     try:
         with tempfile.TemporaryDirectory() as folder, _bounded_weights(path):
-            named = _upgraded(path, Path(folder)) if kind == "h5" else path
+            named = _loadable(path, kind, Path(folder))
             if named.suffix not in _SUFFIXES[kind]:  # Keras goes by the name
                 named = Path(folder) / f"model.{kind}"
                 named.symlink_to(path.resolve())
@@ -84,22 +87,67 @@ def load_model(
         raise UserError(printable(_reason(path, error))) from error
 
 
-def _upgraded(path: Path, folder: Path) -> Path:
-    """Return a copy of an HDF5 file of Keras 2 that Keras 3 reads; `path` if it needs no change."""
+def _loadable(path: Path, kind: str, folder: Path) -> Path:
+    """Return a copy of a file with a configuration that Keras 3 reads; `path` if its own is one.
+
+    Raises:
+        UserError: There is code in it that Keras cannot load.
+    """
+    config, version = _config_of(path, kind)
+    left_out: list[str] = []
+    changed = upgraded(config) if version.startswith("2") else config
+    changed = without_training_code(changed, left_out)
+    if layer := lambda_activation(changed):
+        raise UserError(
+            f"The activation of layer {layer!r} in {path} is a lambda, which Keras cannot load. "
+            "Give the layer a named function registered with "
+            "@keras.saving.register_keras_serializable() and name its module: --import MODULE, or "
+            "export the model from the program that builds it, with renormlite.export_model."
+        )
+    if changed == config:
+        return path
+    if left_out:
+        them = "it" if len(left_out) == 1 else "them"
+        more = f" and {len(left_out) - 1} more" if len(left_out) > 1 else ""
+        warnings.warn(
+            f"{path} is loaded without {left_out[0]}{more}: Keras cannot load {them}, and only "
+            f"training needs {them}.",
+            stacklevel=3,
+        )
+    return _with_config(path, kind, changed, folder)
+
+
+def _config_of(path: Path, kind: str) -> tuple[Any, str]:
+    """Return the configuration of a model and the version of Keras that saved it."""
     import h5py
 
+    if kind == "keras":
+        with zipfile.ZipFile(path) as archive:
+            return json.loads(archive.read(_CONFIG)), "3"
     with h5py.File(path) as file:
         version = file.attrs.get("keras_version", "2")
         version = version.decode() if isinstance(version, bytes) else str(version)
-        config = json.loads(file.attrs["model_config"])
-    if not version.startswith("2"):
-        return path
-    changed = upgraded(config)
-    if changed == config:
-        return path
-    copy = Path(shutil.copyfile(path, folder / "upgraded.h5"))
-    with h5py.File(copy, "r+") as file:
-        file.attrs["model_config"] = json.dumps(changed)
+        return json.loads(file.attrs["model_config"]), version
+
+
+def _with_config(path: Path, kind: str, config: Any, folder: Path) -> Path:
+    """Return a copy of a file with another configuration."""
+    import h5py
+
+    if kind == "h5":
+        copy = Path(shutil.copyfile(path, folder / "changed.h5"))
+        with h5py.File(copy, "r+") as file:
+            file.attrs["model_config"] = json.dumps(config)
+        return copy
+    copy = folder / "changed.keras"
+    with zipfile.ZipFile(path) as before, zipfile.ZipFile(copy, "w") as after:
+        for entry in before.infolist():
+            if entry.filename == _CONFIG:
+                after.writestr(entry.filename, json.dumps(config))
+                continue
+            target = after.open(entry.filename, "w", force_zip64=True)
+            with before.open(entry) as source, target:
+                shutil.copyfileobj(source, target)
     return copy
 
 
@@ -174,7 +222,7 @@ def _has_config(path: Path) -> bool:
     """Whether a zip file holds the configuration of a model, or is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return "config.json" in archive.namelist()
+            return _CONFIG in archive.namelist()
     except Exception:  # a damaged file can raise any type; Keras' error says what is wrong
         return True
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -295,3 +296,37 @@ def test_code_in_the_file_runs_only_with_permission(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded(np.ones((1, 4))), 3 * np.ones((1, 4)))
     folded = rl.fold(loaded)  # which builds the layer anew, and runs nothing that was not loaded
     np.testing.assert_array_equal(folded.model(np.ones((1, 4))), 3 * np.ones((1, 4)))
+
+
+class _Own(keras.initializers.Initializer):
+    """A class that is not registered."""
+
+    def __call__(self, *args: object, **options: object) -> Any:
+        return keras.ops.zeros(args[0]) if args and isinstance(args[0], tuple) else 0.0
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.parametrize("option", ["initializer", "regularizer", "constraint"])
+@pytest.mark.parametrize("code", [lambda *_, **__: 0.0, _Own()], ids=["lambda", "class"])
+@pytest.mark.filterwarnings("ignore:.*includes a `lambda`")
+def test_code_that_only_training_needs_is_left_out(
+    code: Any, option: str, suffix: str, tmp_path: Path
+) -> None:
+    layer = keras.layers.Dense(3, name="last")
+    model = keras.Sequential([keras.Input((4,)), layer], name="model")
+    setattr(layer, f"kernel_{option}", code)
+    path = tmp_path / f"model.{suffix}"
+    model.save(path)
+    with pytest.warns(UserWarning, match=f"without the kernel_{option} of layer 'last': Keras"):
+        loaded = rl.load_model(path)
+    np.testing.assert_array_equal(loaded.get_layer("last").kernel, layer.kernel)
+    np.testing.assert_array_equal(loaded.get_layer("last").bias, layer.bias)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+@pytest.mark.filterwarnings("ignore:.*includes a `lambda`")
+def test_an_activation_that_is_a_lambda_is_named(suffix: str, tmp_path: Path) -> None:
+    layer = keras.layers.Dense(3, activation=lambda x: x * x, name="squared")
+    keras.Sequential([keras.Input((4,)), layer]).save(tmp_path / f"model.{suffix}")
+    with pytest.raises(rl.UserError, match=r"activation of layer 'squared' in .* is a lambda"):
+        rl.load_model(tmp_path / f"model.{suffix}")

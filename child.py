@@ -187,16 +187,23 @@ def serve(module: str) -> None:
         quiet_import(module)
     while select.select([requests], [], [], _IDLE)[0]:
         try:
-            request = _receive(requests)
+            _send(answers, _answer(requests))
         except EOFError:
             return
-        _send(answers, _answer(request))
 
 
-def _answer(request: bytes) -> bytes:
-    """Return the pickled outcome of one call: whether it succeeded, and its result or exception."""
+def _answer(requests: IO[bytes]) -> bytes:
+    """Receive one call; return its pickled outcome: whether it succeeded, and result or exception.
+
+    No copy of the request is in memory during the call.
+
+    Raises:
+        EOFError: The stream has ended.
+    """
+    request = _receive(requests)
     try:
         function, args, kwargs = pickle.loads(request)
+        del request
         return pickle.dumps((True, function(*args, **kwargs)))
     except Exception as error:
         # Exception types of libraries may not be picklable; their text is.

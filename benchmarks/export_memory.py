@@ -1,7 +1,7 @@
 """Peak memory of an export, by stage, relative to the bytes of the weights.
 
     python benchmarks/export_memory.py [--network dense] [--millions 80] [--to tflite onnx]
-                                       [--json FILE]
+                                       [--precision float32] [--json FILE]
 
 The export runs in a process of its own, and this process reads the resident memory of it and of its
 child processes every few milliseconds. Rows are the greatest sum in each stage, in MB and, less
@@ -84,13 +84,20 @@ def work(options: argparse.Namespace) -> None:
                 begin(f"after {before[-1]}")
 
         begin("before the first step")
-        rl.export_model(model, f"{folder}/net", formats=options.to, listener=listen)
+        rl.export_model(
+            model,
+            f"{folder}/net",
+            formats=options.to,
+            precisions=(options.precision,),
+            listener=listen,
+        )
 
 
 def stages(options: argparse.Namespace, millions: float) -> tuple[dict[str, float], int]:
     """Return the peak of each stage of one run in MB, and the bytes of the weights."""
     worker = [sys.executable, __file__, "--worker", "--way", options.way]
     worker += ["--network", options.network, "--millions", str(millions), "--to", *options.to]
+    worker += ["--precision", options.precision]
     peaks: dict[str, float] = {}
     stage, weights = "start", 0
     with subprocess.Popen(worker, stdout=subprocess.PIPE) as process:
@@ -137,6 +144,7 @@ def main() -> None:
     parser.add_argument("--millions", type=float, default=80)
     parser.add_argument("--way", choices=("export", "stock"), default="export")
     parser.add_argument("--to", nargs="+", default=["tflite", "onnx"])
+    parser.add_argument("--precision", default="float32")
     parser.add_argument("--json")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -145,7 +153,7 @@ def main() -> None:
         return
     libraries = max(stages(options, _LIBRARIES)[0].values())
     peaks, weights = stages(options, options.millions)
-    case = f"{options.network}, {weights / 1e6:.0f} MB"
+    case = f"{options.network}, {options.precision}, {weights / 1e6:.0f} MB"
     rows = [
         median_row(case, f"{options.way}, libraries", "MB", [libraries]),
         *(

@@ -73,6 +73,18 @@ class FrozenGraph:
         put_constants(graph_def, self.weights)
         return dataclasses.replace(self, graph_def=graph_def, weights={})
 
+    def without_values(self) -> FrozenGraph:
+        """Return the network without the attributes of its ops, which hold the weights.
+
+        Names, types and inputs of the ops are left, for messages.
+        """
+        import tensorflow as tf
+
+        graph_def = tf.compat.v1.GraphDef(library=self.graph_def.library)
+        for node in self.graph_def.node:
+            graph_def.node.add(name=node.name, op=node.op).input.extend(node.input)
+        return dataclasses.replace(self, graph_def=graph_def, weights={})
+
     def readable_name(self, name: str) -> str:
         """Return the name of an op or tensor with codes replaced by the names of Keras layers."""
         return readable_name(name, self.layer_names)

@@ -2,8 +2,8 @@
 
 In a traced graph, a large weight is a constant with one number at every place, which TensorFlow
 stores once. The number is different for every weight. Formats put the weights back before the
-conversion, except in float32 TFLite files: there, TensorFlow's converter, which needs seven times
-the memory of the weights, converts the stand-ins, and the weights are written into the file.
+conversion, except in float TFLite files: there, TensorFlow's converter, which needs seven times the
+memory of the weights, converts the stand-ins, and the weights are written into the file.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ...artifacts.flatbuffer import operator_kind
 from .rewrites import producer, put_constants
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import tensorflow as tf
 
 #: Smaller weights stay in the graph.
@@ -183,22 +184,27 @@ def put_weights(model: Any, weights: Mapping[int, Replacement]) -> bool:
         expected = {replacement.reader}, {replacement.value.shape}
         if (readers.get(index), shapes.get(index)) != expected:
             return False
-        model.buffers[index] = _Weight(replacement.value)
+        model.buffers[index] = Weight(replacement.value, np.float32)
         waiting.discard(bits)
     return not waiting
 
 
-class _Weight(schema.BufferT):
+class Weight(schema.BufferT):
     """A buffer whose bytes are in memory only while it is written."""
 
-    def __init__(self, value: np.ndarray) -> None:
-        super().__init__(np.broadcast_to(np.uint8(0), (value.nbytes,)))  # only for its length
-        self._value = value
+    def __init__(self, value: np.ndarray, dtype: npt.DTypeLike) -> None:
+        size = value.size * np.dtype(dtype).itemsize
+        super().__init__(np.broadcast_to(np.uint8(0), (size,)))  # only for its length
+        self._value, self._dtype = value, dtype
+
+    def astype(self, dtype: npt.DTypeLike) -> Weight:
+        """Return the weight with numbers of another type."""
+        return Weight(self._value, dtype)
 
     def Pack(self, builder: Any) -> Any:  # noqa: N802
         """Write the buffer."""
-        whole = schema.BufferT(np.ascontiguousarray(self._value).reshape(-1).view(np.uint8))
-        return whole.Pack(builder)
+        numbers = np.ascontiguousarray(self._value, self._dtype)
+        return schema.BufferT(numbers.reshape(-1).view(np.uint8)).Pack(builder)
 
 
 def _splat(data: np.ndarray) -> int | None:

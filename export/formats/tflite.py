@@ -15,6 +15,7 @@ from ...artifacts.precisions import Arithmetic, precision_named
 from ...child import DiedError, shared
 from ...errors import UserError
 from ...files import write_bytes
+from ...locks import temporary_folder
 from ...runtimes.base import Runner
 from ...runtimes.litert import LiteRTRunner
 from ...runtimes.run import load
@@ -27,19 +28,21 @@ from .base import Contents, Job, check_interface
 from .distinct_outputs import separate_outputs
 from .fence import UnnamedRefusalError, fenced, needs_child
 from .freeze import FrozenGraph
+from .halves import store_halves
 from .rewrites import with_separate_biases, with_vector_sums
 from .rewrites_3d import for_tflite
 from .rewrites_integers import EIGHT_BITS, FLOATS, SIXTEEN_BITS, rewritten
 from .rewrites_masks import with_near_masks
 from .shared_memory import keep_from_overwriting
 from .stand_ins import put_weights, replacements, share_buffers
-from .tflite_converter import TRAINED, End, Request, convert, convert_serialized
+from .tflite_converter import TRAINED, End, Request, convert, convert_file
 
 _FLEX_ADVICE = (
     "replace the layer, or allow it (allow_flex=True, --allow-flex) and ship a runtime with "
     "TensorFlow's operators linked in."
 )
 _DESCRIPTION = "made by renormlite"
+_FLOATS = ("float32", "float16")
 _VARIABLE_OPS = {"READ_VARIABLE", "VAR_HANDLE", "ASSIGN_VARIABLE"}
 
 
@@ -91,7 +94,8 @@ class TFLite:
             if precision_named(job.precision).quantized:
                 _load_in_child(path)
             else:
-                with self.runner(path):
+                # The export runs the file later, with XNNPACK, which copies the weights.
+                with LiteRTRunner(path, variant="builtin"):
                     pass
         return contents
 
@@ -111,7 +115,7 @@ def _converted(graph: FrozenGraph, job: Job) -> Any:
         DiedError: It crashed in the child process.
     """
     ends = (*graph.inputs, *graph.outputs)
-    if job.precision != "float32":
+    if job.precision not in _FLOATS or job.trained:
         graph = graph.with_weights()
     if precision_named(job.precision).arithmetic is Arithmetic.INTEGER and not job.trained:
         wide = job.precision not in MIXED
@@ -142,7 +146,12 @@ def _converted(graph: FrozenGraph, job: Job) -> Any:
     )
     try:
         if needs_child(graph, job.precision):
-            data = shared.call(convert_serialized, graph_def.SerializeToString(), request)
+            with temporary_folder() as folder:
+                path = folder / "graph"
+                path.write_bytes(graph_def.SerializeToString())
+                graph = graph.without_values()  # while the child converts, one copy is enough
+                del plain, graph_def
+                data = shared.call(convert_file, path, request)
         else:
             data = convert(graph_def, request)
     except (UserError, ImportError, DiedError):
@@ -152,7 +161,11 @@ def _converted(graph: FrozenGraph, job: Job) -> Any:
     model = flatbuffer.parse(data)
     if weights:
         share_buffers(model)
-    return model if put_weights(model, weights) else None
+        if not put_weights(model, weights):
+            return None
+        if job.precision == "float16":
+            store_halves(model)
+    return model
 
 
 def _load_in_child(path: Path) -> None:

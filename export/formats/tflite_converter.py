@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from ..quantization.measured_ranges import with_measured_ranges
 from ..quantization.quantizer_choices import IN_FLOATS, QuantizerChoices
 from ..quantization.shared_ranges import share_ranges
 from ..quantization.tflite_choices import quantized, wherever_possible
+from .halves import has_tiny_constants, store_halves
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -37,8 +39,6 @@ TRAINED = "trained"
 _CALIBRATE_ONLY = "_experimental_calibrate_only"
 _LAST_STEP = "_optimize_tflite_model"  # quantizes, which float32 files are not, and shares buffers
 _NOT = "no_quantize"  # ai-edge-quantizer's algorithm that leaves operators as they are
-_LEAST_HALF = float(np.finfo(np.float16).smallest_normal)
-_HALF_DEQUANTIZE = 3  # the first version of DEQUANTIZE that reads half precision
 _PER_TENSOR_DENSE = "_experimental_disable_per_channel_quantization_for_dense_layers"
 
 
@@ -75,8 +75,8 @@ class Request:
         samples: Calibration batches, one array per input; empty if none are needed.
         choices: Settings of single layers and ranges in an int8 file; None for the converter's
             defaults.
-        light: Whether constants of equal bytes may have separate buffers in the file. To let them
-            share one, the converter needs three times the size of the file.
+        light: Whether the file may be a float32 one in which constants of equal bytes have separate
+            buffers. To let them share one, the converter needs three times the size of the file.
     """
 
     inputs: tuple[End, ...]
@@ -89,11 +89,11 @@ class Request:
     light: bool = False
 
 
-def convert_serialized(graph_def: bytes, request: Request) -> bytes:
-    """Convert a serialized graph; see `convert`."""
+def convert_file(graph_def: Path, request: Request) -> bytes:
+    """Convert the graph in a file; see `convert`."""
     import tensorflow as tf
 
-    return convert(tf.compat.v1.GraphDef.FromString(graph_def), request)
+    return convert(tf.compat.v1.GraphDef.FromString(graph_def.read_bytes()), request)
 
 
 def convert(graph_def: tf.compat.v1.GraphDef, request: Request) -> bytes:
@@ -159,64 +159,19 @@ def _float32(converter: Any, request: Request) -> bytes:
 def _float16(converter: Any, request: Request) -> bytes:
     import tensorflow as tf
 
+    if request.light:
+        return _float32(converter, request)
     converter.optimizations = [tf.lite.Optimize.DEFAULT]
     converter.target_spec.supported_types = [tf.float16]
     data = _float32(converter, request)
-    model = parse(data)
-    if not any(_is_tiny(model, t) for graph in model.subgraphs for t in graph.tensors):
+    if not has_tiny_constants(parse(data)):
         return data
     converter.optimizations = []
     plain = parse(_float32(converter, request))
-    if not any(_is_tiny(plain, t) for graph in plain.subgraphs for t in graph.tensors):
+    if not has_tiny_constants(plain):
         return data
-    return _with_halves(plain)
-
-
-def _is_tiny(model: Any, tensor: Any) -> bool:
-    """Return whether a constant is one number below half precision's least normal one.
-
-    Zero counts in half precision alone, where it may have been another number.
-    """
-    data = model.buffers[tensor.buffer].data
-    kind = {schema.TensorType.FLOAT16: np.float16, schema.TensorType.FLOAT32: np.float32}.get(
-        tensor.type
-    )
-    if kind is None or data is None or len(data) != np.dtype(kind).itemsize:
-        return False
-    number = abs(float(np.frombuffer(bytes(bytearray(data)), kind)[0]))
-    return number < _LEAST_HALF and (number > 0 or kind is np.float16)
-
-
-def _with_halves(model: Any) -> bytes:
-    """Return a float32 file with its constants in half precision, as the converter stores them.
-
-    Small numbers such as epsilons keep their float32 values: half precision makes 1e-10 zero, and
-    the logarithm of max(x, 1e-10) infinite.
-
-    Args:
-        model: The parsed file; changed in place.
-    """
-    for graph in model.subgraphs:
-        conversions = []
-        for index, tensor in enumerate(list(graph.tensors)):
-            data = model.buffers[tensor.buffer].data
-            if tensor.type != schema.TensorType.FLOAT32 or data is None or _is_tiny(model, tensor):
-                continue
-            halves = np.frombuffer(bytes(bytearray(data)), np.float32).astype(np.float16)
-            stored = _constant(model, tensor, np.frombuffer(halves.tobytes(), np.uint8))
-            stored.name = f"{text(tensor.name)}/half".encode()
-            stored.type = schema.TensorType.FLOAT16
-            conversion = schema.OperatorT()
-            conversion.opcodeIndex = operator_code(
-                model, schema.BuiltinOperator.DEQUANTIZE, _HALF_DEQUANTIZE
-            )
-            conversion.inputs = np.array([len(graph.tensors)], np.int32)
-            conversion.outputs = np.array([index], np.int32)
-            conversions.append(conversion)
-            graph.tensors.append(stored)
-            tensor.buffer = 0
-        graph.operators = [*conversions, *graph.operators]
-    return pack(model)
+    store_halves(plain)
+    return pack(plain)
 
 
 def _constant(model: Any, tensor: Any, data: Any) -> Any:

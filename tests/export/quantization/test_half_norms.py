@@ -10,6 +10,7 @@ import renormlite as rl
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers as kl
 from onnx.reference import ReferenceEvaluator
+from renormlite.artifacts.flatbuffer import parse
 from renormlite.artifacts.graphs import read_graph
 from renormlite.artifacts.graphs.base import GraphOp
 from renormlite.artifacts.graphs.norms import norms_of
@@ -97,6 +98,19 @@ def test_zeros_of_functions_stay_zeros_in_half_precision(small, tmp_path):
         found = interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
         expected = np.asarray(model(sample[None]))
         assert np.abs(found - expected).max() < 2.0**-8 * max(1, np.abs(expected).max())
+
+
+def test_a_file_with_a_small_number_holds_weights_once(tmp_path):
+    """As halves, and no longer in float32 as well: 2 bytes for each of 4,096 weights."""
+    x = keras.Input((64,), name="x")
+    levels = keras.ops.log(keras.ops.maximum(kl.Dense(64, activation="sigmoid")(x), 1e-10))
+    model = keras.Model(x, levels)
+    rl.export_model(model, tmp_path / "net", precisions=("float16",), formats=("tflite",))
+    path = tmp_path / "net" / "net.float16.tflite"
+    model = parse(path.read_bytes())
+    stored = [len(buffer.data) for buffer in model.buffers if buffer.data is not None]
+    assert [size for size in stored if size > 2048] == [2 * 64 * 64]
+    assert path.stat().st_size < 3 * 64 * 64
 
 
 def test_squares_to_divisions_are_in_float32(exported):

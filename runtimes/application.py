@@ -42,6 +42,7 @@ _CODE = (
     "artifacts/directory.py",
     "artifacts/golden_set.py",
     "artifacts/html_table.py",
+    "artifacts/joined_outputs.py",
     "artifacts/manifest.py",
     "artifacts/network.py",
     "artifacts/plain_json.py",

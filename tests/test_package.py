@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 import renormlite
+from renormlite.runtime_checks.bundle.write import CODE
+from renormlite.runtimes.application import travelling_code
 
 ROOT = Path(renormlite.__file__).parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
@@ -137,6 +139,34 @@ def test_checks_import_only_packages_of_a_light_install() -> None:
                     file.name, set()
                 )
                 assert missing <= allowed, file
+
+
+@pytest.mark.parametrize(
+    ("program", "further"),
+    [
+        ("runtime_checks/bundle/replay.py", CODE),
+        ("devices/on_device/run.py", ("devices/on_device/run.py",)),
+        ("runtimes/worker.py", ()),
+    ],
+)
+def test_code_that_travels_has_the_modules_that_it_imports(program: str, further) -> None:
+    carried = {name.removeprefix("renormlite/") for name in travelling_code(further)}
+    modules = {module_name(file): str(file.relative_to(ROOT)) for file in product_files()}
+    waiting, seen = [program], {program}
+    while waiting:
+        name = waiting.pop()
+        assert name in carried, f"{name} is imported and does not travel"
+        package = Path(name).parts[:-1]
+        # Imports in functions, and those for types, do not run on every device.
+        for node in ast.parse((ROOT / name).read_text()).body:
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            above = package[: len(package) - node.level + 1]
+            base = ".".join((*above, *filter(None, [node.module])))
+            for alias in node.names:
+                found = modules.get(f"{base}.{alias.name}".lstrip("."), modules[base])
+                waiting.extend({found} - seen)
+                seen.add(found)
 
 
 def test_every_folder_with_modules_is_a_listed_package() -> None:

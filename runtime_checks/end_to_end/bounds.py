@@ -12,7 +12,7 @@ says nothing about an ordinary one. No absolute tolerance appears.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,7 +37,8 @@ class NoiseBound:
 
     Attributes:
         expected: (N, …) the values to compare with.
-        noise: (N,) root mean square error that the arithmetic explains.
+        noise: (N,) root mean square error that the arithmetic explains; infinite for samples
+            without a limit.
         worst: Allowed multiple of it for the worst sample.
         pooled: Allowed multiple for all samples together (root mean square of the ratios).
         reason: Ends a sentence: where the noise comes from.
@@ -117,11 +118,13 @@ def end_to_end_bound(
     precision = precision_named(artifact.precision)
     model = golden.file_noise.get(artifact.file, {}).get(output)
     exported = golden.artifacts.get(artifact.file, {}).get(output)
-    if precision.arithmetic is Arithmetic.FLOAT32 or (model is None and exported is None):
+    if precision.arithmetic is Arithmetic.FLOAT32:
         return plain
+    if exported is None and (model is None or precision.arithmetic is Arithmetic.INTEGER):
+        # The limit of float32 arithmetic says nothing about such a file.
+        return replace(plain, noise=np.full(golden.samples, np.inf))
     if precision.arithmetic is Arithmetic.INTEGER:
-        if exported is None:
-            return plain
+        assert exported is not None
         # A target's outputs are treated in the same way before they are compared.
         known = without_undefined(
             {output: exported}, golden.kind, golden.reference, artifact.precision

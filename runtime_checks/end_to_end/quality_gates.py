@@ -189,6 +189,12 @@ def _slices(quality: OutputQuality, parts: Sequence[Part]) -> Finding | None:
                 f"values of the output are {quality.step:.3g} apart. Check more samples (--inputs)"
             )
         return Finding("slices", True, text, name)
+    if len(quality.dead) == len(quality.slices.spans):
+        text = (
+            f"output '{name}' is constant in the file; in the trained model its slices of the last "
+            f"axis vary by up to {quality.dead_span:.3g}"
+        )
+        return Finding("slices", False, text, name)
     return Finding(
         "slices",
         False,

@@ -132,7 +132,7 @@ def _described(evaluation: Evaluation, chain: list[Node]) -> Culprit:
             if possible:
                 found = (off, depth, gap, place, key)
                 best = found if best is None else min(best, found)
-    place, key = (best[3], best[4]) if best else (0, "")
+    place, key = (best[3], tensors.computed(best[4])) if best else (0, "")
     parts = chain[: place + 1]
     if best is None and not linear:
         parts, key = _without_function(evaluation, chain[0])

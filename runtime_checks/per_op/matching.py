@@ -98,6 +98,13 @@ class Tensors:
             return self._producers.get(op.inputs[0], op)
         return op
 
+    def computed(self, key: str) -> str:
+        """Return the tensor of integers that floats were dequantized from; else the tensor."""
+        op = self._producers.get(key)
+        if op is not None and op.kind in ("DEQUANTIZE", "DequantizeLinear"):
+            return op.inputs[0] if op.inputs[0] in self.arrays else key
+        return key
+
     def half(self, key: str) -> bool:
         """Return whether a tensor is stored in half precision."""
         return bool(self.arrays[key].dtype == np.float16)

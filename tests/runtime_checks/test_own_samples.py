@@ -13,6 +13,7 @@ from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.manifest import TensorSpec
 from renormlite.artifacts.samples import SampleSet, gathered
 from renormlite.reference.network import evaluate_network
+from renormlite.runtime_checks import own_samples
 from renormlite.runtime_checks.own_samples import open_own
 from renormlite.runtimes import Runtime
 
@@ -85,6 +86,42 @@ def test_a_changed_file_is_not_compared_with_itself(export, own):
     report = check_parity(export, ("onnxruntime",), own)
     assert not report.passed
     assert "tiny.float32.onnx" not in report.golden.artifacts
+
+
+@pytest.mark.parametrize("precision", ["float16", "dynamic", "int8"])
+def test_a_changed_file_is_measured_but_has_no_limit(coarse_export, own, tmp_path, precision):
+    """Bytes behind the file change no output: its quality is the same, and no limit is known."""
+    folder = shutil.copytree(coarse_export, tmp_path / "tiny")
+    (path,) = folder.glob(f"*.{precision}.tflite")
+
+    def checked():
+        (result,) = check_parity(folder, ("litert",), own, precisions=(precision,)).results
+        return result, {finding.check: finding for finding in result.findings}
+
+    before, _ = checked()
+    path.write_bytes(path.read_bytes() + bytes(16))
+    after, findings = checked()
+    assert before.passed
+    assert [f.check for f in after.findings if not f.passed] == ["file"]
+    assert after.qualities[0].samples == 16 + COUNT - 8  # eight golden samples are not real ones
+    assert after.qualities[0].snr_db == before.qualities[0].snr_db
+    assert "the file was changed" in findings["noise"].message
+    assert "float32 arithmetic" not in findings["noise"].message
+    assert not after.stages  # what was lost in which stage is not known
+    if before.integers is not None:
+        assert "not the one that was exported" in findings["integers"].message
+
+
+@pytest.mark.parametrize("precision", ["int8"])
+def test_integers_that_do_not_run_here_are_predicted(coarse_export, own, monkeypatch, precision):
+    """As for a device, from a machine without the usual runtime of the format."""
+    monkeypatch.setattr(own_samples, "usable_here", lambda _: False)
+    (result,) = check_parity(
+        coarse_export, ("litert+reference",), own, precisions=(precision,)
+    ).results
+    assert result.passed
+    assert len(result.outputs[0].ratios) == len(result.given["scores"])
+    assert np.isfinite(result.outputs[0].bound.noise).all()
 
 
 @pytest.mark.parametrize(

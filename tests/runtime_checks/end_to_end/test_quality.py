@@ -130,6 +130,15 @@ def test_splitting_is_advised_only_where_it_separates_the_slices(parts, helps):
     assert ("from a layer of their own" in message) is not helps
 
 
+def test_an_output_that_is_constant_as_a_whole():
+    truth = np.random.default_rng(0).normal(size=(16, 3))
+    quality = output_quality("y", np.full((16, 3), 0.25), golden_of(truth))
+    joined = {"y": [Part("a", 1), Part("b", 2)]}
+    message = failed(quality_findings([quality], [], QualityLimits(), joined))["slices"]
+    assert message.startswith("output 'y' is constant in the file; in the trained model")
+    assert "split-outputs" not in message
+
+
 def test_the_parts_of_joined_outputs():
     """What `--split-outputs` accepts; a layer that was traced cannot be taken apart."""
 

@@ -106,3 +106,97 @@ def test_reshape_that_mixes_channels_is_detected():
     flat = Affine(np.repeat([1.0, 2.0, 3.0], 4), np.zeros(12), 1)
     back = through_reshape(flat, (None, 12), (None, 3, 4))
     assert (back.axis, list(back.scale)) == (1, [1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(("shift", "fits"), [(16.0, True), (-16.0, True), (16.001, False)])
+@pytest.mark.parametrize("magnitude", [None, 0.25, 8.0])
+def test_an_inverse_may_lose_four_bits(shift, fits, magnitude):
+    """The shift may be 16 times as large as the scaled numbers, of the magnitude 1 if unknown."""
+    size = magnitude or 1.0
+    affine = Affine.of([2.0, 1.0], [0.0, 0.0], 1, magnitude=magnitude)
+    affine = Affine(affine.scale, np.array([0.0, shift * size]), 1, affine.magnitude)
+    inverse = affine.inverse()
+    assert (inverse is not None) is fits
+    if inverse is not None:
+        assert list(inverse.scale) == [0.5, 1.0]
+        assert list(inverse.shift) == [0.0, -shift * size]
+        assert list(inverse.magnitude) == [2 * size, size]  # of what the map returns
+
+
+@pytest.mark.parametrize(("power", "fits"), [(-60, True), (-61, False)])
+def test_an_inverse_is_no_larger_than_float32_bears(power, fits):
+    assert (Affine.of([2.0**power, -(2.0**power)], 0.0, 1).inverse() is not None) is fits
+
+
+@pytest.mark.parametrize(("off", "equal"), [(0, True), (8, True), (9, False), (-7, True)])
+def test_maps_are_equal_up_to_eight_roundings(off, equal):
+    eps = np.finfo(np.float64).eps
+    moved = 1 + off * eps
+    one = Affine.of([2.0, 1.0], [4.0, 1.0], 1)
+    assert one.matches(Affine.of([2.0, moved], [4.0, 1.0], 1)) is equal
+    assert one.matches(Affine.of([2.0, 1.0], [4.0, moved], 1)) is equal
+    assert not one.matches(Affine.of([2.0, 1.0], [4.0, 1.0], 2))
+    assert not one.matches(Affine.of([2.0, 1.0, 1.0], [4.0, 1.0, 1.0], 1))
+    snapped = Affine.of([3.0, moved], [0.0, 1.0], 1).snapped()
+    assert list(snapped.scale) == [3.0, 1.0 if equal else moved]
+    assert list(snapped.shift) == [0.0, 1.0]
+
+
+def test_what_a_map_needs():
+    for scale, shift, scales, shifts in (
+        ([1, 2], [0, 0], True, False),
+        ([1, 1], [0, -3], False, True),
+        ([1, 1], [0, 0], False, False),
+        ([0, 1], [1, 0], True, True),
+    ):
+        affine = Affine.of(scale, shift, 1)
+        assert (affine.scales, affine.shifts) == (scales, shifts)
+        assert affine.is_identity is not (scales or shifts)
+    assert Affine.of([2, 2], [3, 3]).is_uniform
+    assert not Affine.of([2, 2], [3, 4]).is_uniform
+    assert not Affine.of([2, 5], [3, 3]).is_uniform
+
+
+def test_a_map_is_its_multiplication_and_then_its_addition():
+    affine = Affine(np.array([2.0, -3.0]), np.array([1.0, 5.0]), 1, np.array([4.0, 0.5]))
+    x = RNG.normal(size=(3, 2))
+    first, second = affine.scale_only, affine.shift_only
+    np.testing.assert_allclose(second.apply(first.apply(x)), affine.apply(x))
+    assert not first.shifts
+    assert not second.scales
+    assert list(first.magnitude) == [4.0, 0.5]
+    assert list(second.magnitude) == [8.0, 1.5]  # of numbers that are scaled already
+
+
+def test_the_magnitude_of_a_composition_is_that_of_its_input():
+    first = Affine(np.array([2.0, -4.0, 0.0]), np.zeros(3), 1, np.array([1.0, 2.0, 3.0]))
+    second = Affine(np.ones(3), np.zeros(3), 1, np.array([6.0, 6.0, 6.0]))
+    assert list(second.after(first).magnitude) == [1.0, 2.0, 3.0]
+    # What `second` reads is the output of `first`; a scale of 0 tells nothing of its input.
+    assert list(second.after(first, known=True).magnitude) == [3.0, 1.5, 6.0]
+    unknown = Affine(second.scale, second.shift, 1)
+    assert list(unknown.after(first, known=True).magnitude) == [1.0, 2.0, 3.0]
+
+
+def test_only_maps_of_one_axis_and_size_compose():
+    one = Affine.of([1.0, 2.0], 0.0, 1)
+    for other in (Affine.of([1.0, 2.0], 0.0, 2), Affine.of([1.0, 2.0, 3.0], 0.0, 1)):
+        with pytest.raises(ValueError, match="same axis"):
+            one.after(other)
+
+
+def test_a_uniform_map_moves_with_its_least_magnitude():
+    affine = Affine(np.full(2, 3.0), np.full(2, 1.0), 1, np.array([4.0, 0.5]))
+    moved = affine.on_axis(2, 3)
+    assert (moved.axis, list(moved.scale), list(moved.shift)) == (2, [3.0] * 3, [1.0] * 3)
+    assert list(moved.magnitude) == [0.5] * 3
+    assert affine.on_axis(1, 2) is affine
+    assert affine.on_axis(2, None) is None
+
+
+def test_parts_keep_their_magnitudes():
+    affine = Affine(np.arange(1.0, 4.0), np.zeros(3), 1, np.array([5.0, 6.0, 7.0]))
+    first, second = affine.split([1, 2])
+    assert (list(first.magnitude), list(second.magnitude)) == ([5.0], [6.0, 7.0])
+    assert list(join([second, first]).magnitude) == [6.0, 7.0, 5.0]
+    assert first.axis == join([first]).axis == 1

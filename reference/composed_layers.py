@@ -129,8 +129,7 @@ def _in_front(
         affine = _affine(before, channels)
         if reshaped and affine is not None and read is not None:
             kept = read.shape == before.shape != ()
-            rows = read.shape[-1:] == before.shape[-1:] == (channels,)
-            rows = rows and (node.op == "dense" or not shared)
+            rows = _same_rows(read, before, channels) and (node.op == "dense" or not shared)
             if not (kept or rows or _is_uniform(affine)):
                 break
         if affine is not None:
@@ -144,9 +143,13 @@ def _in_front(
             break
         reshaped = reshaped or _is_reshape(before)
         before = nodes.get(before.inputs[0])
-    if before is not None and shared and not absorbed:
-        found.append(_with_shared_bias(node, before))
-    elif before is not None and not (shared or reshaped) and before.op in LINEAR:
+    if before is None or read is None or before.op not in LINEAR:
+        pass
+    elif reshaped and not (node.op == "dense" and _same_rows(read, before, channels)):
+        pass
+    elif shared and not absorbed:
+        found.append(_with_shared_bias(node, before, read))
+    elif not shared:
         bias = before.weights.get("bias")
         if bias is not None and bias.shape == (channels,):
             for more, rest in _biases(before, nodes, readers, outputs):
@@ -166,6 +169,11 @@ def _is_uniform(affine: tuple[np.ndarray, np.ndarray]) -> bool:
     return all(bool(np.all(values == values[0])) for values in affine)
 
 
+def _same_rows(one: Node, other: Node, channels: int) -> bool:
+    """Return whether two reshaped values have the same channels as last axis."""
+    return one.shape[-1:] == other.shape[-1:] == (channels,)
+
+
 def _reading(composed: Composed | None, affine: Node, read: Node | None) -> Composed | None:
     """Return a composed node that reads what an affine reads, in the shape that it read before."""
     if composed is None or read is None or len(composed.node.inputs) != 1:
@@ -174,32 +182,40 @@ def _reading(composed: Composed | None, affine: Node, read: Node | None) -> Comp
         return replace(composed, node=replace(composed.node, inputs=affine.inputs))
     if None in read.shape[1:]:
         return None
-    name = composed.node.name
-    shaped = Node(
-        name=f"{name}/reshape",
+    return _through(_reshaped(composed.node, read, affine.inputs[0]), composed)
+
+
+def _reshaped(node: Node, read: Node, value: str) -> Node:
+    """Return the reshape of a value to the shape that a node reads."""
+    return Node(
+        name=f"{node.name}/reshape",
         layer=read.layer,
         op="reshape",
-        inputs=affine.inputs,
+        inputs=(value,),
         shape=read.shape,
         attributes={"target_shape": list(read.shape[1:])},
         weights={},
     )
+
+
+def _through(shaped: Node, composed: Composed) -> Composed:
+    """Return a composed node that reads a reshape in front of it."""
     node = replace(composed.node, inputs=(shaped.name,))
-    return replace(composed, node=node, inserted=((name, shaped),))
+    return replace(composed, node=node, inserted=(*composed.inserted, (node.name, shaped)))
 
 
-def _with_shared_bias(node: Node, before: Node) -> Composed | None:
+def _with_shared_bias(node: Node, before: Node, read: Node) -> Composed | None:
     """Return a linear node merged with the bias of the linear node before it.
 
     That node has other readers too, for which the converter adds the bias in a separate operator.
     """
     bias = before.weights.get("bias")
     channels = _read_channels(node, node.arrays["kernel"])
-    if before.op not in LINEAR or bias is None or bias.shape != (channels,):
+    if bias is None or bias.shape != (channels,):
         return None
     shift = bias.astype(np.float64)
     composed = _with_front(node, np.ones(channels), shift, np.abs(shift), [])
-    if composed is None or before.name not in node.inputs:
+    if composed is None or (read is not before and None in read.shape[1:]):
         return None
     bare = replace(
         before,
@@ -214,12 +230,10 @@ def _with_shared_bias(node: Node, before: Node) -> Composed | None:
         weights={"scale": np.ones(channels, np.float32), "shift": bias},
         constants={},
     )
-    return replace(
-        composed,
-        node=replace(composed.node, inputs=(bare.name,)),
-        rest=(added,),
-        inserted=((before.name, bare),),
-    )
+    merged = replace(composed, rest=(added,), inserted=((before.name, bare),))
+    if read is not before:
+        return _through(_reshaped(node, read, bare.name), merged)
+    return replace(merged, node=replace(composed.node, inputs=(bare.name,)))
 
 
 def _biases(

@@ -118,9 +118,13 @@ def _joined(
 
 def _without_unread(network: Network, before: Network) -> Network:
     """Return a network without the nodes whose last readers now read another value."""
-    kept = {*network.readers(), *network.outputs.values()}
-    gone = before.readers().keys() - kept
-    return replace(network, nodes=tuple(node for node in network.nodes if node.name not in gone))
+    read_before = before.readers().keys()
+    while True:
+        kept = {*network.readers(), *network.outputs.values()}
+        nodes = tuple(n for n in network.nodes if n.name in kept or n.name not in read_before)
+        if len(nodes) == len(network.nodes):
+            return network
+        network = replace(network, nodes=nodes)
 
 
 def _parts(node: Node) -> tuple[Node, ...]:

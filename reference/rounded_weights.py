@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..artifacts.graphs.base import ArtifactGraph
+from ..artifacts.graphs.base import ArtifactGraph, GraphTensor
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import UNIT_ROUNDOFF, half_rounding
 from ..artifacts.ranges import GREATEST_HALF
@@ -46,7 +46,7 @@ class RoundedWeights:
         cls, network: Network, weights: Sequence[WeightMatch], graph: ArtifactGraph
     ) -> RoundedWeights:
         """Collect the file's weights that are within half a step of the network's."""
-        network, weights = _with_kernels(network, weights, graph)
+        network, weights = _with_constants(network, weights, graph)
         nodes = {node.name: node for node in network.nodes}
         arrays: dict[str, dict[str, np.ndarray]] = {}
         integer: dict[str, set[str]] = {}
@@ -103,34 +103,60 @@ def in_half(network: Network) -> Network:
     return replace(network, nodes=tuple(nodes))
 
 
-def _with_kernels(
+def _with_constants(
     network: Network, weights: Sequence[WeightMatch], graph: ArtifactGraph
 ) -> tuple[Network, Sequence[WeightMatch]]:
-    """Return a network whose constant kernels are weights where a file rounds them.
+    """Return a network whose constants are weights where a file rounds them.
 
-    Examples are the adjacency matrix of a graph and the waves of a Fourier transform.
+    Examples are the adjacency matrix of a graph, the waves of a Fourier transform, and the mean of
+    a normalization of the inputs.
     """
-    constant = [node for node in network.nodes if "kernel" in node.constants]
-    if not constant:
+    roles = {node.name: found for node in network.nodes if (found := _rounded_roles(node))}
+    if not roles:
         return network, weights
-    as_weights = {node.name: _as_weight(node) for node in constant}
+    as_weights = {
+        node.name: _as_weights(node, roles[node.name])
+        for node in network.nodes
+        if node.name in roles
+    }
     alone = replace(network, nodes=tuple(as_weights.values()))
-    found = (
-        _as_computed(match, as_weights[match.node].weights["kernel"])
+    matches = [
+        _as_computed(match, as_weights[match.node].weights[match.role])
         for match in match_weights(alone, graph)
-        if match.role == "kernel"
-        if match.tensor is not None and match.tensor.dtype != np.float32
-    )
-    rounded = {match.node: match for match in found if match.state == "equal"}
-    nodes = tuple(as_weights[n.name] if n.name in rounded else n for n in network.nodes)
-    return replace(network, nodes=nodes), [*weights, *rounded.values()]
+        if match.role in roles[match.node]
+        if match.tensor is not None and _rounds(match.role, match.tensor)
+    ]
+    found: dict[str, set[str]] = {}
+    for match in matches:
+        if match.state == "equal":
+            found.setdefault(match.node, set()).add(match.role)
+    nodes = tuple(_as_weights(n, found[n.name]) if n.name in found else n for n in network.nodes)
+    equal = [match for match in matches if match.state == "equal"]
+    return replace(network, nodes=nodes), [*weights, *equal]
 
 
-def _as_weight(node: Node) -> Node:
-    """Return a node whose constant kernel is a weight, computed in float32 as in a file."""
-    constants = {role: array for role, array in node.constants.items() if role != "kernel"}
-    kernel = node.constants["kernel"].astype(np.float32)
-    return replace(node, weights={**node.weights, "kernel": kernel}, constants=constants)
+def _rounded_roles(node: Node) -> set[str]:
+    """Return the constants of a node that a file may round visibly.
+
+    A number alone has a step of its own.
+    """
+    return {
+        role
+        for role, array in node.constants.items()
+        if role == "kernel" or (role == "constant" and array.size > 1 and array.dtype.kind == "f")
+    }
+
+
+def _rounds(role: str, tensor: GraphTensor) -> bool:
+    """Return whether a file's tensor rounds a constant; halves are bounded for all but kernels."""
+    return tensor.quantization is not None or (role == "kernel" and tensor.dtype != np.float32)
+
+
+def _as_weights(node: Node, roles: set[str]) -> Node:
+    """Return a node whose constants are weights, computed in float32 as in a file."""
+    constants = {role: array for role, array in node.constants.items() if role not in roles}
+    computed = {role: node.constants[role].astype(np.float32) for role in sorted(roles)}
+    return replace(node, weights={**node.weights, **computed}, constants=constants)
 
 
 def _symmetric_nodes(weights: Sequence[WeightMatch], graph: ArtifactGraph) -> set[str]:

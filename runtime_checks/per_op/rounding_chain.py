@@ -189,13 +189,13 @@ class RoundingChain:
             found = self._through_op(key, read=True)
             op = self._producers.get(key)
             # A function whose range ends at a limit of its type, such as a gate, loses nothing.
-            cut = np.zeros(self._samples, bool)
+            lost = np.zeros(self._samples)
             if op is not None and self._cuts_part(op):
-                cut = self._clipped(op.inputs[0], key)
+                lost = np.where(self._clipped(op.inputs[0], key), np.inf, 0.0)
             elif op is not None and self._cuts(self._computing(op)):
-                cut = self._saturated(key) & self._beyond(self._computing(op), key)
-            found = np.where(cut.reshape(-1, *[1] * (found.ndim - 1)), np.inf, found)
-            self._known[key] = found
+                beyond = self._beyond(self._computing(op), key)
+                lost = np.where(self._saturated(key), beyond, 0.0)
+            self._known[key] = found + lost.reshape(-1, *[1] * (found.ndim - 1))
         return self._known[key]
 
     def _of_samples(self, key: str) -> np.ndarray:
@@ -309,20 +309,25 @@ class RoundingChain:
         return steps.saturated(array)
 
     def _beyond(self, op: GraphOp, key: str) -> np.ndarray:
-        """Return (P,) whether the exact result of a factor or a shift is beyond a tensor's range.
+        """Return (P,) how far the exact result of a factor or a shift is beyond a tensor's range.
 
-        A function may end at the range's limit, as GELU at -0.17. True for other ops.
+        Zero if rounding explains it: a function may end at the range's limit, as GELU at -0.17. The
+        rounding of what the op reads may take its result beyond the calibrated range by a step;
+        infinite for more, and for other ops.
         """
         steps, function = self._graph.tensors[key].quantization, _AFFINE.get(op.kind)
+        unknown = np.full(self._samples, np.inf)
         if function is None or steps is None:
-            return np.ones(self._samples, bool)
+            return unknown
         read = [self._exactly(key) for key in op.inputs]
         if any(x is None for x in read):
-            return np.ones(self._samples, bool)
+            return unknown
         result = function(*together([x for x in read if x is not None]))
-        errors = np.abs(result - self._numbers(key)).reshape(self._samples, -1)
-        nearest = _NEAREST + self._further
-        return np.asarray((errors > nearest * steps.scales.max()).any(axis=1))
+        errors = np.abs(result - self._numbers(key)).reshape(self._samples, -1).max(axis=1)
+        step, nearest = steps.scales.max(), _NEAREST + self._further
+        return np.where(
+            errors > nearest * step, np.where(errors > (1 + nearest) * step, np.inf, errors), 0.0
+        )
 
     def _exactly(self, key: str) -> np.ndarray | None:
         """Return the numbers of a tensor, (P, …) or (1, …) of a constant; None if unknown."""

@@ -1,10 +1,10 @@
-"""Protects that constant kernels that a file rounded are read from the file."""
+"""Protects that constants that a file rounded are read from the file."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.artifacts.network import Network, Node
 from renormlite.reference.rounded_weights import RoundedWeights
 
@@ -31,3 +31,21 @@ def test_a_number_next_to_a_tie_may_be_rounded_to_the_other_side(distance, found
     graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
     rounded = RoundedWeights.of(network, (), graph)
     assert ("kernel" in rounded.nodes.get("dense", node).weights) is found
+
+
+@pytest.mark.parametrize("distance", [0.4, 0.6])
+def test_the_mean_of_a_normalization_is_that_of_the_file_if_it_is_rounded(distance):
+    integers = np.array([-128, 3, 127], np.int8)
+    mean = (integers + np.array([0.0, distance, 0.0])) * 0.1
+    node = Node("add", "norm", "add", ("x",), (3,), {}, {}, constants={"constant": mean})
+    network = Network({"x": (3,)}, {"y": "add"}, (node,))
+    steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
+    tensors = {
+        "x": GraphTensor("x", "x", (1, 3), np.dtype(np.int8), steps),
+        "mean": GraphTensor("mean", "mean", (3,), np.dtype(np.int8), steps, integers),
+        "y": GraphTensor("y", "y", (1, 3), np.dtype(np.int8), steps),
+    }
+    ops = (GraphOp(0, "ADD", "", ("x", "mean"), ("y",)),)
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
+    found = RoundedWeights.of(network, (), graph).nodes.get("add", node).arrays["constant"]
+    np.testing.assert_allclose(found, integers * 0.1 if distance < 0.5 else mean)

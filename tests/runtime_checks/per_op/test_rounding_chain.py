@@ -48,6 +48,21 @@ def test_a_factor_whose_results_end_at_the_limit_truncates_nothing():
     assert np.isinf(bound(11)).all()  # 1.1 · 12.7, beyond the range
 
 
+def test_a_factor_whose_results_exceed_the_range_by_a_step_loses_that_step():
+    """The range was calibrated on floats; the factor reads numbers that were rounded up."""
+    graph = affine(np.array([10, 20, 64], np.int8))
+
+    def bound(third: int, product: int) -> float:
+        shown = {
+            "x": np.array([[[30, 30, third]]], np.int8),
+            "product": np.array([[[30, 60, product]]], np.int8),
+        }
+        return RoundingChain(graph, shown, 1).error("sum", frozenset({"x"})).item()
+
+    # 6.4 · 2.0 = 12.8 is cut by 0.1, besides 0.51 steps; 6.4 · 1.9 = 12.16 is rounded by 0.04.
+    np.testing.assert_allclose(bound(20, 127) - bound(19, 122), 0.1 + 0.051 - 0.04)
+
+
 def sums_of_three(function: int) -> ArtifactGraph:
     """A sum of three activations in two ops of integers; a function may be fused into the first."""
     steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))

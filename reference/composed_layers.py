@@ -143,15 +143,12 @@ def _in_front(
             break
         reshaped = reshaped or _is_reshape(before)
         before = nodes.get(before.inputs[0])
-    if before is None or read is None or before.op not in LINEAR:
-        pass
-    elif reshaped and not (node.op == "dense" and _same_rows(read, before, channels)):
-        pass
-    elif shared and not absorbed:
-        found.append(_with_shared_bias(node, before, read))
-    elif not shared:
+    if before is not None and read is not None and before.op in LINEAR:
         bias = before.weights.get("bias")
-        if bias is not None and bias.shape == (channels,):
+        kept = not reshaped or (node.op == "dense" and _same_rows(read, before, channels))
+        if kept and shared and not absorbed:
+            found.append(_with_shared_bias(node, before, read))
+        elif kept and not shared and bias is not None and bias.shape == (channels,):
             for more, rest in _biases(before, nodes, readers, outputs):
                 moved, grown = scale * more + shift, np.abs(scale * more) + size
                 found.append(_with_front(node, scale, moved, grown, [*absorbed, *rest]))

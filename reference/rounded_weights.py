@@ -67,8 +67,10 @@ class RoundedWeights:
             for name, rounded in arrays.items()
         }
         if any(match.tensor is not None and match.tensor.dtype == np.float16 for match in weights):
+            # A result that equals a constant is stored in half precision, even where that is not.
+            exact = {m.node for m in weights if m.role == "constant" and _in_floats(m)}
             for node in network.nodes:
-                if node.constants or node.op in _FORMULAS:
+                if node.constants or node.op in _FORMULAS or node.name in exact:
                     replaced[node.name] = _with_half_constants(replaced.get(node.name, node))
         # An integer bias belongs to an op that computes in integers only.
         symmetric = _symmetric_nodes(weights, graph)
@@ -83,6 +85,11 @@ class RoundedWeights:
         """Return the network with these weights."""
         nodes = tuple(self.nodes.get(node.name, node) for node in network.nodes)
         return replace(network, nodes=nodes)
+
+
+def _in_floats(match: WeightMatch) -> bool:
+    """Return whether a file of halves holds a weight in float32."""
+    return match.tensor is not None and match.tensor.dtype == np.float32
 
 
 def in_half(network: Network) -> Network:
@@ -208,8 +215,8 @@ def _unaltered(match: WeightMatch, weight: np.ndarray) -> np.ndarray:
 
 
 def _with_half_constants(node: Node) -> Node:
-    """Return a node whose constants a file holds in half precision."""
-    arrays = node.constants.values()
+    """Return a node whose constants, or results that equal them, are in half precision."""
+    arrays = [*node.constants.values(), *(a for r, a in node.weights.items() if r == "constant")]
     # Of a formula, the error is relative to its value and its argument.
     size = max((float(np.abs(array).max(initial=0.0)) for array in arrays), default=1.0)
     rounded = half_rounding(size) + max(size - GREATEST_HALF, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.artifacts.network import Network, Node
 from renormlite.reference.merged_affines import with_merged_affines
@@ -78,3 +79,28 @@ def test_a_layer_behind_a_reshape_that_is_an_output_keeps_its_shape():
     np.testing.assert_array_equal(found.nodes[-1].weights["kernel"], scale[:, None] * kernel)
     np.testing.assert_array_equal(got["r"], (x * scale)[:, None])
     np.testing.assert_array_equal(got["d"], (x * scale @ kernel)[:, None])
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_bias_moves_through_a_reshape_to_all_that_read_it(shared):
+    """A converter merges equal layers, and adds no bias in between."""
+    rng = np.random.default_rng(0)
+    before, kernel, bias = rng.normal(size=(3, 2)), rng.normal(size=(2, 2)), rng.normal(size=2)
+    weights = {"kernel": kernel.astype(np.float32), "bias": np.ones(2, np.float32)}
+    nodes = [Node("a", "dense", "a", ("x",), (None, 2, 2, 2), {}, {"kernel": before, "bias": bias})]
+    for name in ("b", "c")[: 1 + shared]:
+        rows = {"target_shape": [4, 2]}
+        nodes.append(Node(f"{name}r", "reshape", name, ("a",), (None, 4, 2), rows, {}))
+        nodes.append(Node(name, "dense", name, (f"{name}r",), (None, 4, 2), {}, weights))
+    outputs = {node.name: node.name for node in nodes if node.name in "bc"}
+    network = Network({"x": (None, 2, 2, 3)}, outputs, tuple(nodes))
+    moved = (bias @ kernel.astype(np.float32) + 1).astype(np.float32)
+    found = with_merged_affines(network, graph(k=(weights["kernel"], None), b=(moved, None)))
+    linear = [node for node in found.nodes if node.op == "dense"]
+    assert ["bias" in node.weights for node in linear] == [False, True, True][: 2 + shared]
+    for node in linear[1:]:
+        np.testing.assert_array_equal(node.weights["bias"], moved)
+    x = {"x": rng.normal(size=(5, 2, 2, 3))}
+    expected, given = evaluate_network(network, x), evaluate_network(found, x)
+    for name in outputs:
+        np.testing.assert_allclose(given[name], expected[name], atol=1e-6)

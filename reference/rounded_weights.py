@@ -118,28 +118,23 @@ def _with_constants(
     Examples are the adjacency matrix of a graph, the waves of a Fourier transform, and the mean of
     a normalization of the inputs.
     """
-    roles = {node.name: found for node in network.nodes if (found := _rounded_roles(node))}
-    if not roles:
+    roles = {node.name: _rounded_roles(node) for node in network.nodes}
+    constant = [_as_weights(node, roles[node.name]) for node in network.nodes if roles[node.name]]
+    if not constant:
         return network, weights
-    as_weights = {
-        node.name: _as_weights(node, roles[node.name])
-        for node in network.nodes
-        if node.name in roles
-    }
-    alone = replace(network, nodes=tuple(as_weights.values()))
-    matches = [
-        _as_computed(match, as_weights[match.node].weights[match.role])
-        for match in match_weights(alone, graph)
+    kernels = {node.name: node.weights for node in constant}
+    computed = (
+        _as_computed(match, kernels[match.node][match.role])
+        for match in match_weights(replace(network, nodes=tuple(constant)), graph)
         if match.role in roles[match.node]
         if match.tensor is not None and _rounds(match.role, match.tensor)
-    ]
-    found: dict[str, set[str]] = {}
-    for match in matches:
-        if match.state == "equal":
-            found.setdefault(match.node, set()).add(match.role)
-    nodes = tuple(_as_weights(n, found[n.name]) if n.name in found else n for n in network.nodes)
-    equal = [match for match in matches if match.state == "equal"]
-    return replace(network, nodes=nodes), [*weights, *equal]
+    )
+    rounded = [match for match in computed if match.state == "equal"]
+    nodes = tuple(
+        _as_weights(node, {match.role for match in rounded if match.node == node.name})
+        for node in network.nodes
+    )
+    return replace(network, nodes=nodes), [*weights, *rounded]
 
 
 def _rounded_roles(node: Node) -> set[str]:

@@ -40,7 +40,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 ROOT = Path(__file__).parents[1]
 _PRELOADED = ("tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
 _DRAWINGS = ("picture.py", "diagnostics_plot.py")
-_LONGEST_S = 60  # of the tests of one mutant
+_LONGEST_S = 180  # of the tests of one mutant, measured while traced, which takes longer
 # Tests that start other processes, which do not load the mutant, or take minutes.
 _LEFT_OUT = ("test_backends", "test_replicas", "test_applications", "test_random_graphs")
 
@@ -358,7 +358,7 @@ def found_by_tests(mutant: Mutant, tests: list[str]) -> bool:
         sys.meta_path.insert(0, _Finder(mutant))
         return _pytest(["-x", *tests])
 
-    status, _ = _forked(run, 3 * _LONGEST_S)
+    status, _ = _forked(run, 2 * _LONGEST_S)
     return status != 0
 
 

@@ -13,8 +13,22 @@ from renormlite.artifacts.network import Network, Node
 from renormlite.artifacts.precisions import POOLED_LIMIT, UNIT_ROUNDOFF, WORST_SAMPLE_LIMIT
 from renormlite.artifacts.sample_kinds import file_inputs
 from renormlite.reference.file_noise import file_noise
+from renormlite.reference.integer_noise import Step
 from renormlite.reference.network import evaluate_network, evaluate_node
-from renormlite.reference.noise import NoiseSource, expected_noise, input_step
+from renormlite.reference.noise import (
+    NoiseSource,
+    _evaluated,
+    _input_rounding,
+    _mean,
+    _products,
+    _stepped,
+    _underflow,
+    denormal,
+    expected_noise,
+    flushing_effect,
+    in_steps,
+    input_step,
+)
 from renormlite.reference.operators import OPERATORS
 from renormlite.reference.operators.base import REACH, Evaluated
 
@@ -254,3 +268,134 @@ def test_denormal_weights_may_be_replaced_by_zero():
     )
     size = np.sqrt(np.mean(np.square(truth.reshape(4, -1)), axis=1))
     np.testing.assert_allclose(noise, size, rtol=1e-3)
+
+
+def dense_network(kernel, bias=0.0) -> Network:
+    kernel = np.array(kernel, np.float32)
+    weights = {"kernel": kernel, "bias": np.full(kernel.shape[1], bias, np.float32)}
+    node = Node("d", "dense", "d", ("x",), (None, kernel.shape[1]), {}, weights)
+    return Network({"x": (None, len(kernel))}, {"y": "d"}, (node,))
+
+
+def test_the_mean_of_a_sample_leaves_out_what_is_not_finite():
+    values = np.array([[[1.0, 3.0]], [[5.0, np.inf]], [[np.nan, np.nan]]])
+    np.testing.assert_array_equal(_mean(values), [2.0, 5.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(0.0, False), (2.0**-126, False), (2.0**-127, True), (-(2.0**-149), True), (-1.0, False)],
+)
+def test_denormal_numbers(value, found):
+    inputs = {"a": np.ones((2, 3)), "b": np.array([[1.0, 1.0], [1.0, value]])}
+    assert denormal(inputs).tolist() == [False, found]
+
+
+def test_flushing_moves_a_sum_by_what_it_loses():
+    """1e-39 is denormal, 2e-38 is not, and neither is their sum."""
+    network = dense_network([[1.0], [1.0]])
+    x = np.array([[1e-39, 2e-38], [2e-38, 2e-38]])
+    found = flushing_effect(network, {"x": x})["y"]
+    np.testing.assert_allclose(found, [1e-39, 0.0])
+    weights = dense_network([[1e-39], [1.0]])
+    found = flushing_effect(weights, {"x": np.array([[1.0, 0.0], [50.0, 0.0]])})["y"]
+    np.testing.assert_allclose(found, [1e-39, 50e-39], rtol=1e-6)
+
+
+def test_a_large_network_is_evaluated_on_some_samples():
+    network = dense_network(np.ones((10, 20)))  # 200 products
+    for budget, count in ((0, 4), (200 * 7, 7), (200 * 1000, 30), (np.inf, 30)):
+        found = _evaluated(network, 30, budget)
+        assert len(found) == count
+        assert (found[0], found[-1]) == (0, 29)
+        assert np.ptp(np.diff(found)) <= 1
+    assert _evaluated(network, 2, 0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "products"),
+    [((None, 20), (10, 20), 200), ((None, 6, 7, 4), (3, 3, 2, 4), 72 * 42), ((None, 5), None, 0)],
+)
+def test_products_of_a_node(shape, kernel, products):
+    weights = {} if kernel is None else {"kernel": np.zeros(kernel, np.float32)}
+    assert _products(Node("n", "conv", "n", ("x",), shape, {}, weights)) == products
+
+
+def test_samples_that_are_not_evaluated_have_the_largest_noise():
+    rng = np.random.default_rng(0)
+    network = dense_network(rng.normal(size=(8, 4)))
+    x = rng.normal(size=(9, 8)).astype(np.float32) * np.arange(1, 10)[:, None].astype(np.float32)
+    x[3] = np.inf
+    whole = expected_noise(network, {"x": x}, work=np.inf)["y"]
+    some = expected_noise(network, {"x": x}, work=0)["y"]
+    index = [0, 2, 5, 8]  # of the samples without infinity, 4 that are spread over all
+    np.testing.assert_allclose(some[index], whole[index])
+    others = np.setdiff1d(np.arange(9), index)
+    np.testing.assert_allclose(some[others], whole[index].max())
+    assert whole[3] == whole[np.arange(9) != 3].max()
+
+
+def test_the_size_of_the_batch_changes_nothing():
+    rng = np.random.default_rng(0)
+    network = dense_network(rng.normal(size=(8, 4)))
+    x = {"x": rng.normal(size=(9, 8)).astype(np.float32)}
+    found = [expected_noise(network, x, batch=batch)["y"] for batch in (1, 2, 9, 100)]
+    for other in found[1:]:
+        np.testing.assert_allclose(other, found[0], rtol=1e-5)
+
+
+def test_what_other_weights_change_counts_as_error():
+    """The error of a file's weights is far above rounding: 0.5 times the input."""
+    x = np.array([[1.0], [-3.0]], np.float32)
+    truth = {"y": x.astype(np.float64)}
+    found = expected_noise(dense_network([[1.5]]), {"x": x}, truth=truth)["y"]
+    np.testing.assert_allclose(found, [0.5, 1.5], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "symmetric", "step"),
+    [
+        ([1.0, 3.0], False, 3 / 255),
+        ([-1.0, 3.0], False, 4 / 255),
+        ([-4.0, -1.0], False, 4 / 255),
+        ([-4.0, 1.0], True, 4 / 127),
+        ([0.0, 0.0], False, 0.0),
+    ],
+)
+def test_the_step_of_a_dynamic_input(x, symmetric, step):
+    array = np.array([x, [1.0, 2.0]], np.float64)[:, None]
+    found = input_step(array, symmetric=symmetric)
+    assert found.shape == (2, 1, 1)
+    assert found[0, 0, 0] == pytest.approx(step)
+    assert found[1, 0, 0] == pytest.approx(2 / (127 if symmetric else 255))
+
+
+def test_numbers_in_steps():
+    x = np.array([[0.0, 0.24, 0.26, -0.74, 1.0], [0.0] * 5])
+    found = in_steps(x, np.array([[0.5], [0.0]]))
+    np.testing.assert_array_equal(found, [[0, 0, 0.5, -0.5, 1.0], [0] * 5])
+
+
+def test_integers_add_a_step_and_saturate():
+    unit = UNIT_ROUNDOFF["float32"]
+    step = Step(0.5, -1.0, 2.0)
+    value = np.array([0.3, -1.0, 2.5, 2.5, -9.0])
+    errors = np.array([0.2, 0.0, 0.5, 0.5 / (1.1 * REACH), 0.0])
+    bounded, variance = _stepped(value, np.square(errors / unit), step, unit)
+    np.testing.assert_array_equal(bounded, [0.3, -1.0, 2.0, 2.0, -1.0])
+    # A value beyond the range that its errors do not bring back has no error.
+    expected = [0.2**2 + 0.25, 0.25, 0.25 + 0.25, 0.0, 0.0]
+    np.testing.assert_allclose(variance * unit**2, expected, rtol=1e-6)
+
+
+def test_numbers_below_the_least_normal_half_have_the_error_of_their_step():
+    half = UNIT_ROUNDOFF["float16"]
+    found = _underflow(np.array([0.0, 2.0**-15, -(2.0**-20), 2.0**-14, 1.0]))
+    own = (2.0**-24) ** 2 / 12 / half**2
+    np.testing.assert_allclose(found, [0, own, own, 0, 0])
+
+
+def test_inputs_are_rounded_to_half_precision():
+    half = UNIT_ROUNDOFF["float16"]
+    x = np.array([1.0, 1.0 + 2.0**-12, 1e6, -3.0], np.float32)
+    np.testing.assert_allclose(_input_rounding(x) * half**2, [0, 2.0**-24, 0, 0])

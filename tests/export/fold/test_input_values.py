@@ -114,3 +114,78 @@ def test_columns_that_no_lookup_reads_may_have_any_integer():
     drawn = found.within(edges).random(np.random.default_rng(0), 500)
     assert (drawn[..., 0].min(), drawn[..., 0].max()) == (30, 50)
     assert (drawn[..., 1].min(), drawn[..., 1].max()) == (0, 9)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "low", "high", "whole"),
+    [
+        ("float32", -np.inf, np.inf, False),
+        ("bfloat16", -np.inf, np.inf, False),
+        ("uint8", 0, 255, True),
+        ("int32", 0, 1, True),
+        ("bool", 0, 1, True),
+    ],
+)
+def test_values_that_no_layer_limits(dtype, low, high, whole):
+    found = InputValues.free((2, 3), dtype)
+    assert found.low.shape == (2, 3)
+    assert (found.low == low).all()
+    assert (found.high == high).all()
+    assert (found.whole == whole).all()
+    assert not found.readers
+
+
+def limits(make, shape=(3,), dtype="int32"):
+    x = keras.Input(shape, dtype=dtype, name="token")
+    (found,) = values_of_inputs(keras.Model(x, make(x)))
+    return found
+
+
+TABLE = np.zeros((5, 8), "float32")
+
+
+@pytest.mark.parametrize(
+    ("make", "high"),
+    [
+        (lambda x: keras.ops.one_hot(x, 9), 8),
+        (lambda x: keras.ops.take(TABLE, x, axis=0), 4),
+        (lambda x: keras.ops.take(TABLE, x, axis=1), 7),
+        (lambda x: kl.CategoryEncoding(6, output_mode="multi_hot")(x), 5),
+        (lambda x: kl.Embedding(4, 2)(kl.Reshape((3, 1))(x)), 3),
+        (lambda x: kl.Embedding(4, 2)(keras.ops.cast(x, "float32")), 3),
+        (lambda x: kl.Embedding(4, 2)(keras.ops.flip(x, 1)), 3),
+        (lambda x: kl.Embedding(4, 2)(kl.Concatenate()([x, x])), 3),
+        # The smaller of two tables limits what both read.
+        (lambda x: kl.Concatenate()([kl.Embedding(4, 2)(x), kl.Embedding(3, 2)(x)]), 2),
+    ],
+)
+def test_every_kind_of_lookup_limits_what_it_reads(make, high):
+    found = limits(make)
+    assert (found.low == 0).all()
+    assert (found.high == high).all()
+    assert found.whole.all()
+    assert found.unlimited is None
+
+
+def test_only_the_elements_that_a_lookup_reads_are_limited():
+    def first_two(x):
+        return kl.Embedding(4, 2)(x[:, :2])
+
+    found = limits(first_two)
+    assert found.high.tolist() == [3, 3, 1]  # other integers are 0 or 1 without real samples
+    assert found.unlimited.tolist() == [False, False, True]
+    floats = limits(first_two, dtype="float32")
+    assert floats.high.tolist() == [3, 3, np.inf]
+    assert floats.whole.tolist() == [True, True, False]
+
+
+def test_numbers_that_are_computed_are_not_followed():
+    found = limits(lambda x: kl.Embedding(4, 2)(x + 1))
+    assert not found.readers
+
+
+def test_one_integer_outside_of_a_vocabulary_stands_for_all():
+    x = keras.Input((1,), dtype="int64", name="token")
+    y = kl.IntegerLookup(vocabulary=[10, 40, 20], num_oov_indices=1)(x)
+    (found,) = values_of_inputs(keras.Model(x, kl.Embedding(5, 2)(y)))
+    assert found.choices == (10, 20, 40, 41)

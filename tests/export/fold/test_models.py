@@ -13,6 +13,8 @@ from renormlite import (
     register_affine,
 )
 from renormlite.export.fold import Affine, float64_twin, inspect
+from renormlite.export.fold.declarations import returns_integers
+from renormlite.export.fold.keras_graph import read_graph
 from renormlite.models.mlperf_tiny import NETWORKS
 
 
@@ -500,3 +502,63 @@ def test_branches_of_one_norm_that_are_joined(kind, randomized):
     result = fold(model, verify=False)
     np.testing.assert_allclose(np.asarray(result.model(given)), expected, rtol=1e-4, atol=1e-5)
     assert not fold(model).proof.rolled_back
+
+
+def test_the_path_of_a_layer_ends_with_its_nested_model():
+    inner = keras.Sequential([kl.Dense(3, name="a"), kl.Dense(3, name="b")], name="block")
+    inner.build((None, 4))
+    x = keras.Input((4,))
+    outer = keras.Model(x, kl.Dense(2, name="after")(inner(x)), name="outer")
+    y = keras.Input((4,))
+    model = keras.Model(y, kl.Dense(2, name="last")(outer(y)))
+    paths = {path for path in read_graph(model).paths.values() if path != y.name}
+    assert paths == {"outer/block/a", "outer/block/b", "outer/after", "last"}
+
+
+@pytest.mark.parametrize(("inside", "outside"), [((4, 1), (4,)), ((4,), (4, 1)), ((4,), (4,))])
+def test_a_nested_model_may_be_called_with_another_rank_and_dtype(inside, outside, randomized):
+    """Keras adds or removes a last axis of one element, and casts."""
+    inner_input = keras.Input(inside)
+    y = kl.BatchNormalization()(kl.Dense(3)(kl.Flatten()(inner_input)))
+    inner = keras.Model(inner_input, y)
+    x = keras.Input(outside, dtype="int32")
+    model = randomized(keras.Model(x, kl.ReLU()(inner(x))))
+    result = fold(model)
+    assert result.report.remaining_ops == 0
+    data = np.arange(8).reshape(2, *outside)
+    np.testing.assert_allclose(result.model(data), model(data), rtol=1e-4, atol=1e-4)
+
+
+def test_a_report_without_a_fold_has_the_norms_of_inputs_folded(randomized):
+    x = keras.Input((4,))
+    model = randomized(keras.Model(x, kl.Dense(3)(kl.BatchNormalization()(x))))
+    report, result = inspect(model), fold(model)
+    assert report.report.records == result.report.records
+    assert [record.outcome for record in report.report.records] == ["folded"]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "layer", "right"),
+    [
+        ("int32", lambda: kl.Flatten(), True),
+        ("int32", lambda: kl.Softmax(), False),
+        ("float32", lambda: kl.Flatten(), False),
+        ("int32", lambda: kl.Dense(2), False),
+    ],
+)
+def test_integers_that_pass_through_layers_stay_integers(dtype, layer, right):
+    """Flatten declares its own dtype, float32, and converts nothing."""
+    x = keras.Input((2, 3))
+    y = layer()(x)
+    node = y._keras_history.operation._inbound_nodes[0]
+    assert returns_integers(node, [dtype]) is right
+    assert not returns_integers(node, [])
+
+
+def test_a_picture_shows_the_activations_of_layers_separately(randomized):
+    """An input, two convolutions, the activation of the first, and a norm between them."""
+    x = keras.Input((8, 8, 3))
+    y = kl.BatchNormalization()(kl.Conv2D(4, 3, activation="relu")(x))
+    picture = inspect(randomized(keras.Model(x, kl.Conv2D(4, 3)(y)))).picture
+    assert "before: 5 layers" in picture
+    assert "after: 4 layers" in picture

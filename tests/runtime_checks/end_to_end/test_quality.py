@@ -422,6 +422,13 @@ def test_one_number_a_sample_has_no_slices():
     assert quality.snr_db == 0  # the error is the signal
 
 
+@pytest.mark.parametrize(("width", "sliced"), [(1, False), (2, True), (4096, True), (4097, False)])
+def test_up_to_4096_slices_are_judged(width, sliced):
+    truth = np.linspace(0, 1, 2 * width).reshape(2, width)
+    quality = output_quality("y", truth, golden_of(truth))
+    assert (quality.slices is not None) is sliced
+
+
 def test_a_constant_output_has_no_step():
     truth = np.stack([np.linspace(0, 1, 12), np.linspace(1, 0, 12)], axis=1)
     quality = output_quality("y", np.full_like(truth, 0.5), golden_of(truth))

@@ -15,6 +15,7 @@ from renormlite.artifacts.directory import read_export
 from renormlite.artifacts.golden_set import GoldenSet
 from renormlite.reference.integer.file_outputs import predicted_outputs
 from renormlite.runtime_checks import parity
+from renormlite.runtime_checks.end_to_end import ties
 from renormlite.runtime_checks.end_to_end.integer_agreement import integer_agreement
 from renormlite.runtime_checks.end_to_end.ties import with_ties_turned
 
@@ -116,6 +117,15 @@ def test_a_rule_that_differs_in_many_samples_is_unknown(dense):
     agreed = judged(dense, {**dict(list(found.items())[:1]), **far})
     assert not agreed.kernels
     assert "ties" not in agreed.nearest
+
+
+@pytest.mark.parametrize(("count", "predicted"), [(16, True), (17, False)])
+def test_up_to_sixteen_samples_are_predicted_anew(dense, count, predicted, monkeypatch):
+    called = []
+    real = ties.turned_outputs
+    monkeypatch.setattr(ties, "turned_outputs", lambda *a, **k: called.append(1) or real(*a, **k))
+    judged(dense, {(sample, 0): 1 for sample in range(count)})
+    assert bool(called) is predicted
 
 
 def test_ties_are_turned_for_whole_files_on_runtimes_that_round_by_rules(

@@ -102,7 +102,7 @@ def _nothing_quantized(graph: ArtifactGraph) -> list[str]:
         return []
     return [
         "nothing is quantized, the file computes in float32: no matrix product or convolution has "
-        "enough weights (TFLite's converter requires 1024)"
+        "enough trained weights (TFLite's converter requires 1024)"
     ]
 
 

@@ -329,6 +329,7 @@ class ExportRun:
             lambda: self._faulty_layer(artifact),
             self._denormal_layer,
             self._explained_in_half(artifact, given, truth, reference, network, noise),
+            list(dict.fromkeys(node.layer for node in network.nodes if node.op == "log")),
         )
         return dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
 

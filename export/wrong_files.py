@@ -6,7 +6,7 @@ unusable quantization goes unsaid, even if nobody runs the checks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..artifacts.precisions import (
     precision_named,
 )
 from ..errors import UserError
+from .options import MIXED
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -39,6 +40,7 @@ def notes_on_outputs(
     layer: Callable[[], str | None] = lambda: None,
     denormal: Callable[[], str | None] = lambda: None,
     noise: Arrays | None = None,
+    logarithmic: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """Return notes on outputs of a file that are far from the trained model's.
 
@@ -51,6 +53,7 @@ def notes_on_outputs(
         denormal: Finds a layer with denormal weights that matter, for the same.
         noise: Output name to the (N,) root mean square errors that half precision explains, for a
             file of float16; None if its outputs cannot be judged.
+        logarithmic: Layers that take logarithms, as of a spectrum.
 
     Raises:
         UserError: The file computes in floats, and more than rounding is wrong.
@@ -87,9 +90,18 @@ def notes_on_outputs(
         elif not exact and ratio is not None and ratio < LEAST_SNR:
             notes.append(
                 f"output {name!r} is {ratio:.1f} dB from the trained model, too far for most uses "
-                f"(below {LEAST_SNR:g} dB): export another precision, or calibrate on real samples"
+                f"(below {LEAST_SNR:g} dB): {_in_floats(artifact, logarithmic)}export another "
+                "precision, or calibrate on real samples"
             )
     return tuple(notes)
+
+
+def _in_floats(artifact: Artifact, logarithmic: Sequence[str]) -> str:
+    """Return the advice to compute layers in float whose numbers span many powers of ten."""
+    if artifact.precision not in MIXED or not logarithmic:
+        return ""
+    names = ",".join(logarithmic)
+    return f"keep the logarithms and what they are taken of in float (--keep-float {names}), "
 
 
 def _denormal(layer: str | None) -> str:

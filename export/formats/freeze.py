@@ -25,6 +25,7 @@ from ..fold.scope_names import refused_layers
 from ..fold.traced_functions import inlined_functions
 from ..layer_codes import CODED_LAYER, readable_name
 from ..not_running import not_running
+from ..quantization.quantizer_choices import IN_FLOATS
 from ..signature import Signature, as_functional, unique_names
 from . import complex_numbers, fourier
 from .expansions import expand
@@ -205,6 +206,7 @@ def freeze(
     with contextlib.ExitStack() as stack:
         steps = stack.enter_context(unrolled(model, loops))
         names = stack.enter_context(_coded_layer_names(model))
+        stack.enter_context(_formulas_in_floats(model))
         stack.enter_context(inlined_functions())
         trace = _trace(model, inputs, signature, arrange, names)
     constants = trace.constants
@@ -422,6 +424,23 @@ def _coded_layer_names(model: keras.Model) -> Iterator[dict[int, str]]:
             layer.name = name
         for function in functions:
             del function.call  # restores the method of the class
+
+
+# Layers whose weights are given by a formula. Their results are exact only with all of its digits.
+_FORMULAS = (keras.layers.STFTSpectrogram,)
+
+
+@contextlib.contextmanager
+def _formulas_in_floats(model: keras.Model) -> Iterator[None]:
+    """Mark the ops of layers of a formula, which dynamic-range and int4 files keep in floats."""
+    layers = [layer for layer in _all_layers(model) if isinstance(layer, _FORMULAS)]
+    try:
+        for layer in layers:
+            layer.call = functools.partial(_in_scope, IN_FLOATS, layer.call)
+        yield
+    finally:
+        for layer in layers:
+            del layer.call  # restores the method of the class
 
 
 def _functions(layers: Sequence[keras.layers.Layer]) -> list[Any]:

@@ -228,7 +228,23 @@ def _with_float_products(model: Any, plain: Any) -> bytes:
         code = plain.operatorCodes[original.opcodeIndex]
         op.opcodeIndex = operator_code(model, code.builtinCode, code.version)
         op.builtinOptions = original.builtinOptions
+    _free_unread(model)
     return pack(model)
+
+
+def _free_unread(model: Any) -> None:
+    """Free the buffers of constants that no operator reads, in place."""
+    for graph in model.subgraphs:
+        used = [index for op in graph.operators for index in (*op.inputs, *op.outputs)]
+        kept = {int(index) for index in (*used, *graph.inputs, *graph.outputs)}
+        for index, tensor in enumerate(graph.tensors):
+            if index not in kept:
+                tensor.buffer = 0
+    read = {tensor.buffer for graph in model.subgraphs for tensor in graph.tensors}
+    read |= {entry.buffer for entry in model.metadata or []}
+    for index, buffer in enumerate(model.buffers):
+        if index not in read:
+            buffer.data = None
 
 
 def _int8(converter: Any, request: Request) -> bytes:

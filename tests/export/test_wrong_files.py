@@ -156,6 +156,20 @@ def test_notes_say_what_is_far(tmp_path: Path) -> None:
     assert "NaN or infinite" in notes("float16", TRUTH * np.inf, 30.0)[0]
 
 
+def test_logarithms_of_integers_are_advised_to_be_floats(tmp_path: Path) -> None:
+    x = keras.Input((1000,), name="x")
+    spectrum = layers.MelSpectrogram(128, 64, num_mel_bins=16, sampling_rate=8000, name="spec")(x)
+    model = keras.Model(x, layers.Dense(3, name="y")(spectrum))
+    rng = np.random.default_rng(0)
+    tones = np.sin(np.arange(1000) * rng.uniform(0.1, 2, (32, 1)))
+    samples = (tones * 10 ** rng.uniform(-3, 0, (32, 1))).astype(np.float32)
+    options = {"formats": ("tflite",), "precisions": ("int8",), "calibration": samples}
+    (plain,) = rl.export_model(model, tmp_path, **options).artifacts
+    assert "in float (--keep-float spec), export another precision" in plain.notes[-1]
+    (kept,) = rl.export_model(model, tmp_path, keep_float=("spec",), **options).artifacts
+    assert plain.snr_db["y"] < 10 < 30 < kept.snr_db["y"]
+
+
 def test_outputs_of_integers_have_no_ratio_but_a_share(tmp_path: Path) -> None:
     x = keras.Input((8,), name="x")
     scores = layers.Dense(6, name="scores")

@@ -76,7 +76,7 @@ def _conv(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
         operator = "conv"
         channels = shape_of(op.inputs[0])[1 if _first(op) else -1]
         attributes["groups"] = channels // kernel.array.shape[-2]
-    kept = role_of(kernel, "kernel", kernel.array)
+    kept = role_of(kernel, "kernel", kernel.in_float32)
     return [builder.emit(operator, [name], _output(op.outputs[0], merged), attributes, **kept)]
 
 
@@ -86,7 +86,7 @@ def _conv_transpose(builder: Builder, op: Any, inputs: list[Value]) -> list[Valu
     sizes = shape_of(op.outputs[0])
     spatial = sizes[2:] if _first(op) else sizes[1:-1]
     attributes = {**_framing(op), **merged, "output_sizes": list(spatial)}
-    kept = role_of(kernel, "kernel", kernel.array)
+    kept = role_of(kernel, "kernel", kernel.in_float32)
     shape = _output(op.outputs[0], merged)
     return [builder.emit("conv_transpose", [name], shape, attributes, **kept)]
 
@@ -97,7 +97,7 @@ def _matmul(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     first, second = inputs
     if isinstance(second, Known) and second.array.ndim == 2 and not turned[0]:
         name, shape, _ = builder.framed(first, op.inputs[0], len(op.inputs[0].shape) - 1)
-        kernel = second.array.T if turned[1] else second.array
+        kernel = second.in_float32.T if turned[1] else second.in_float32
         kept = role_of(second, "kernel", kernel)
         return [builder.emit("dense", [name], (*shape[:-1], kernel.shape[-1]), **kept)]
     return [_product(builder, op, inputs, turned)]
@@ -126,7 +126,7 @@ def _einsum(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     equation = spelled_out(equation, [len(tensor.shape) for tensor in op.inputs])
     if isinstance(inputs[1], Known) and is_dense(equation):
         name, shape, _ = builder.framed(inputs[0], op.inputs[0], len(op.inputs[0].shape) - 1)
-        kernel = inputs[1].array
+        kernel = inputs[1].in_float32
         kept = role_of(inputs[1], "kernel", kernel)
         return [builder.emit("dense", [name], (*shape[:-1], kernel.shape[-1]), **kept)]
     operands, result = equation.split("->")
@@ -139,7 +139,7 @@ def _einsum(builder: Builder, op: Any, inputs: list[Value]) -> list[Value]:
     second = inputs[1]
     if isinstance(second, Known):
         plain = f"{sample}{labels[0]},{labels[1]}->{sample}{result}"
-        kept = role_of(second, "kernel", second.array)
+        kept = role_of(second, "kernel", second.in_float32)
         return [builder.emit("einsum", [name], shape, {"equation": plain}, **kept)]
     plain = f"{sample}{labels[0]},{sample}{labels[1]}->{sample}{result}"
     names = [name, builder.full(second, tensors[1])]

@@ -38,7 +38,7 @@ class Known:
 
     @property
     def in_float32(self) -> np.ndarray:
-        """The value computed in float32."""
+        """The value computed in float32, as a file has it."""
         return self.array if self.rough is None else self.rough
 
     @property

@@ -430,6 +430,33 @@ def test_sines_stay_in_floats_where_only_weights_are_quantized(tmp_path, file_fo
     assert artifact.snr_db["y"] > 120  # 47 with sines of 8 bits, 28 with sines of 4 bits
 
 
+@pytest.mark.parametrize(
+    ("file_format", "precision"), [("onnx", "dynamic"), ("tflite", "int4"), ("tflite", "dynamic")]
+)
+def test_the_waves_of_a_spectrogram_stay_in_floats(tmp_path, file_format, precision):
+    x = keras.Input((256, 1), name="x")
+    y = kl.STFTSpectrogram("log", 64, 32, 64, name="y")(x)
+    model = keras.Model(x, [y, kl.Dense(40)(y)], name="net")
+    floats, quantized = export_model(
+        model, tmp_path, formats=(file_format,), precisions=("float32", precision)
+    ).artifacts
+    assert quantized.snr_db["y"] > 120  # 28 with waves of 8 bits, 16 with waves of 4 bits
+    assert quantized.bytes < floats.bytes + 1000  # no second copy of the waves
+    target = {"onnx": "onnxruntime", "tflite": "litert"}[file_format]
+    report = check_parity(tmp_path, (target,), per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
+def test_a_matrix_that_a_converter_computes_is_that_of_float32(tmp_path):
+    """The frequencies of the bands, in float32, are 7e-6 from those of float64."""
+    x = keras.Input((2000,), name="x")
+    y = kl.MelSpectrogram(256, 128, num_mel_bins=32, sampling_rate=8000, power_to_db=False)(x)
+    sounds = np.random.default_rng(0).normal(size=(16, 2000)).astype("f4")
+    export_model(keras.Model(x, y, name="net"), tmp_path, inputs=sounds)
+    report = check_parity(tmp_path, TARGETS, per_op=True)
+    assert report.passed, [result.reason for result in report.results]
+
+
 def test_parts_of_a_layer_with_names_of_one_scope_are_told_apart(tmp_path):
     """An op "…/add_2" adds a map to the statistics "…/add_1", which is no rounding of them."""
     layers = [kl.Conv2D(4, 3), kl.GroupNormalization(2), kl.Flatten(), kl.Dense(5)]

@@ -65,6 +65,10 @@ def _inside_loops(evaluation: Evaluation, readers: dict[str, list[Node]]) -> set
     return found - set(evaluation.network.outputs.values())
 
 
+# A recurrent layer of a single step has one linear node and several of these.
+_GATES = ("sigmoid", "hard_sigmoid", "tanh")
+
+
 def _in_loops(evaluation: Evaluation) -> dict[str, list[Node]]:
     """Return the layers that the file computes in a loop, which exposes no tensors."""
     if not any(op.kind in LOOPS for op in evaluation.tensors.graph.ops):
@@ -75,7 +79,8 @@ def _in_loops(evaluation: Evaluation) -> dict[str, list[Node]]:
     return {
         layer: nodes
         for layer, nodes in layers.items()
-        if len(linear := [node.name for node in nodes if node.op in LINEAR]) > 1
+        if (linear := [node.name for node in nodes if node.op in LINEAR])
+        and (len(linear) > 1 or sum(node.op in _GATES for node in nodes) > 1)
         and not any(name in evaluation.mapped for name in linear)
     }
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 from renormlite.artifacts.network import Network, Node
+from renormlite.runtime_checks.per_op.accounting import _in_loops
 from renormlite.runtime_checks.per_op.loops import inside_loops
 
 
@@ -31,3 +34,19 @@ def test_a_loop_returns_the_last_state_and_the_sequence():
     other = Node("y", "dense", "head", ("all",), (None, 2, 2), {}, kernel)
     network = Network(("x",), {"y": "y"}, (*nodes, other))
     assert inside_loops(network) == {"x1", "x2", "w1", "h1", "w2", "u2", "sum", "row1"}
+
+
+def test_a_recurrent_layer_of_one_step_may_be_in_a_loop_and_a_dense_layer_may_not():
+    def node(name: str, op: str, layer: str) -> Node:
+        return Node(name, op, layer, ("x",), (None, 2), {}, {})
+
+    lstm = [node("d", "dense", "lstm"), *(node(f"g{i}", "sigmoid", "lstm") for i in range(3))]
+    dense = [node("y", "dense", "head"), node("z", "tanh", "head")]
+    evaluation = SimpleNamespace(
+        network=Network({"x": (None, 2)}, {"z": "z"}, (*lstm, *dense)),
+        tensors=SimpleNamespace(graph=SimpleNamespace(ops=[SimpleNamespace(kind="WHILE")])),
+        mapped={},
+    )
+    assert list(_in_loops(evaluation)) == ["lstm"]
+    evaluation.mapped = {"d": "key"}  # the file has a tensor with its sums
+    assert not _in_loops(evaluation)

@@ -11,8 +11,11 @@ from renormlite.artifacts.network import Network, Node
 from renormlite.reference.file_weights import WeightMatch
 from renormlite.reference.integer_noise import (
     Step,
+    _computes_a_half,
+    _from_range,
     input_steps,
     output_steps,
+    rounded_values,
     rounding_steps,
     steps_with_weights,
 )
@@ -154,3 +157,123 @@ def test_truth_values_and_indices_have_no_steps():
     samples = np.arange(8).reshape(2, 4)
     inputs = {"a": samples.astype(np.float32), "mask": samples > 2, "tokens": samples % 5}
     assert set(rounding_steps(network, file, [], inputs)) == {"double", "y"}
+
+
+def nodes_in_a_row(*kinds: str, limits: tuple[str, ...] = ()) -> Network:
+    """Return a network of nodes n0, n1, …, each of which reads the one before it."""
+    made = []
+    for place, kind in enumerate(kinds):
+        reads = ("a",) if place == 0 else (f"n{place - 1}",)
+        reads += ("a",) if kind in limits else ()  # a limit that is not a constant
+        made.append(Node(f"n{place}", kind, f"n{place}", reads, (None, 4), {}, {}))
+    made.append(Node("end", "dense", "end", (made[-1].name,), (None, 4), {}, {}))
+    return Network({"a": (None, 4)}, {"y": "end"}, tuple(made))
+
+
+STEP = Step(0.5, 0.0, 127.5)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "limits", "shown"),
+    [
+        (("dense",), (), "n0"),
+        (("dense", "relu"), (), "n1"),
+        (("dense", "clip"), (), "n1"),
+        (("dense", "reshape", "relu"), (), "n2"),
+        (("dense", "reshape"), (), "n0"),  # nothing is lost in between
+        (("dense", "max_pool", "relu"), (), "n2"),
+        (("dense", "reduce_max"), (), "n1"),
+        (("dense", "maximum", "minimum"), (), "n2"),
+        (("dense", "maximum"), ("maximum",), "n0"),  # of two values of the network
+        (("dense", "tanh", "relu"), (), "n0"),
+        (("dense", "hard_sigmoid"), (), None),
+        (("dense", "relu", "hard_sigmoid"), (), None),
+    ],
+)
+def test_where_the_cost_of_a_rounding_is_measured(kinds, limits, shown):
+    network = nodes_in_a_row(*kinds, limits=limits)
+    found = rounded_values(network, {"n0": STEP})
+    assert found == ({} if shown is None else {"n0": shown})
+
+
+def test_a_value_that_is_read_twice_is_measured_as_it_is():
+    network = nodes_in_a_row("dense", "relu")
+    more = Node("other", "tanh", "other", ("n0",), (None, 4), {}, {})
+    twice = Network(network.inputs, network.outputs, (*network.nodes, more))
+    assert rounded_values(twice, {"n0": STEP}) == {"n0": "n0"}
+    # So is an output of the network, and what has steps of its own.
+    output = Network(network.inputs, {"y": "n0"}, network.nodes)
+    assert rounded_values(output, {"n0": STEP}) == {"n0": "n0"}
+    found = rounded_values(network, {"n0": STEP, "n1": STEP})
+    assert found == {"n0": "n0", "n1": "n1"}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "slope", "rounded"),
+    [
+        (("tanh",), 0.0, {"n0"}),
+        (("reshape",), 0.0, set()),
+        (("tanh", "relu"), 0.0, {"n0"}),  # converters compute it together with the tanh
+        (("tanh", "relu"), 0.25, {"n0", "n1"}),
+        (("reshape", "relu"), 0.0, {"n1"}),
+        (("relu",), 0.0, {"n0"}),
+    ],
+)
+def test_which_operators_without_weights_round(kinds, slope, rounded):
+    nodes = []
+    for place, kind in enumerate(kinds):
+        attributes = {"negative_slope": slope} if kind == "relu" else {}
+        attributes |= {"target_shape": (4,)} if kind == "reshape" else {}
+        reads = "a" if place == 0 else f"n{place - 1}"
+        nodes.append(Node(f"n{place}", kind, f"n{place}", (reads,), (None, 4), attributes, {}))
+    network = Network({"a": (None, 4)}, {"y": nodes[-1].name}, tuple(nodes))
+    file = graph(("ABS", "a", "s"), a=HALVES, s=HALVES)
+    x = {"a": np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)}
+    assert set(rounding_steps(network, file, [], x)) == rounded
+
+
+@pytest.mark.parametrize(
+    ("rows", "bits", "size"),
+    [
+        ([[-1.0, 3.0]] * 3, 8, 4 / 256),
+        ([[1.0, 3.0]] * 3, 8, 3 / 256),  # zero is in every range
+        ([[-3.0, -1.0]] * 3, 8, 3 / 256),
+        ([[-1.0, 3.0]] * 3, 16, 6 / 65536),
+        ([[-4.0, 3.0]] * 3, 16, 8 / 65536),
+        ([[0.0, 1.0], [0.0, 2.0], [-9.0, 100.0]], 8, 2 / 256),  # the median of the samples
+        ([[0.0, np.inf]] * 3, 8, 0.0),
+    ],
+)
+def test_steps_that_cover_most_samples(rows, bits, size):
+    found = _from_range(np.array(rows), bits)
+    assert found.size == pytest.approx(size)
+    assert (found.low, found.high) == (-np.inf, np.inf)
+
+
+@pytest.mark.parametrize(
+    ("fused", "negated", "found"),
+    [
+        ([True], True, True),
+        ([True, True], True, True),
+        ([True, False], True, False),
+        ([False], True, False),
+        ([True], False, False),
+        ([], True, False),
+    ],
+)
+def test_operators_that_compute_the_positive_half_of_a_layer(fused, negated, found):
+    """A PReLU of 16 bits is relu(Wx) and relu(-Wx), each of a kernel of its own."""
+    data = np.array([[1, -2, 3]], np.int8)
+    other = -data if negated else data + 1
+    tensors = {
+        key: GraphTensor(key, key, (1, 3), np.dtype(np.int8), None, array)
+        for key, array in (("k", data), ("n", other))
+    }
+    ops = [
+        GraphOp(n, "FULLY_CONNECTED", "", ("x", "k"), (f"y{n}",), {"fusedActivationFunction": fuse})
+        for n, fuse in enumerate(fused)
+    ]
+    file = ArtifactGraph(tensors, (), (), lambda: tuple(ops))
+    assert _computes_a_half(file, tensors["k"], ops) is found
+    unknown = dataclasses.replace(tensors["k"], data=None)
+    assert not _computes_a_half(file, unknown, ops)

@@ -29,6 +29,8 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 
 from ...artifacts.graphs.base import GraphOp
 from ...artifacts.graphs.norms import norms_of
+from ..formats.onnx_external import read_light
+from ..formats.stand_ins import LARGE
 from .onnx_choices import arguments_for, prevent_requantizing
 from .onnx_integer_pads import pad_integers
 from .onnx_products import keep_activations
@@ -91,7 +93,7 @@ def _no_advice() -> Iterator[None]:
 
 
 def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
-    model = onnx.load(path)
+    model = _with_shapes(path)
     outputs = copy.deepcopy(list(model.graph.output))
     constants = _take_constant_outputs(model.graph)
     exact = [*exact, *_nodes_of_norms(model.graph), *_nodes_of_small_numbers(model.graph)]
@@ -100,7 +102,7 @@ def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
         if weight.name not in in_floats:
             _flush_below_half_precision(weight)
     converted: onnx.ModelProto = convert_float_to_float16(
-        model, keep_io_types=True, node_block_list=list(exact)
+        model, keep_io_types=True, disable_shape_infer=True, node_block_list=list(exact)
     )
     result = _without_casts_between(converted, exact)
     written = {value.name: value for value in result.graph.output}
@@ -108,6 +110,18 @@ def _float16(path: Path, exact: Sequence[str]) -> onnx.ModelProto:
     del result.graph.output[:]
     result.graph.output.extend(written.get(value.name, value) for value in outputs)
     return result
+
+
+def _with_shapes(path: Path) -> onnx.ModelProto:
+    """Return the model in a file with the shapes of all values.
+
+    To infer them, ONNX copies a model four times, so that it gets one without large weights.
+    """
+    model = onnx.shape_inference.infer_shapes(read_light(path, LARGE))
+    weights = {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(weights[tensor.name])
+    return model
 
 
 def _take_constant_outputs(graph: onnx.GraphProto) -> list[onnx.TensorProto]:

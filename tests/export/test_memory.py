@@ -22,6 +22,7 @@ from renormlite.export.formats import onnx as onnx_format
 from renormlite.export.formats import onnx_external, stand_ins
 from renormlite.export.formats import tflite as tflite_format
 from renormlite.export.formats.freeze import FrozenGraph, freeze
+from renormlite.export.quantization import onnx_quantize
 from renormlite.export.signature import signature_of
 from renormlite.export.variants import Variants
 
@@ -178,6 +179,18 @@ def test_lower_precisions_in_onnx_are_made_from_all_weights(make, monkeypatch, t
         calibration="random",
     )
     assert len(made[0]) == 3
+    assert made[0] == made[1]
+
+
+@pytest.mark.parametrize("make", [images, sequences, attention])
+def test_shapes_are_inferred_without_large_weights(make, monkeypatch, tmp_path):
+    """The expected file is that of a model whose shapes are inferred with all weights."""
+    keras.utils.set_random_seed(0)
+    export_model(make(), tmp_path / "net", formats=("onnx",))
+    made = []
+    for large in (1 << 40, 100):
+        monkeypatch.setattr(onnx_quantize, "LARGE", large)
+        made.append(onnx_quantize.quantize(tmp_path / "net/net.float32.onnx", "float16", None))
     assert made[0] == made[1]
 
 

@@ -280,3 +280,46 @@ def test_repeated_features_have_another_axis(axis, folds, randomized):
     samples = np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32)
     np.testing.assert_allclose(result.model(samples), model(samples), rtol=1e-4, atol=1e-4)
     assert result.report.folded == folds
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        lambda: [kl.AveragePooling2D(2)],
+        lambda: [kl.MaxPooling2D(2)],
+        lambda: [kl.UpSampling2D(2)],
+        lambda: [kl.Cropping2D(1)],
+        lambda: [kl.Dropout(0.5)],
+        lambda: [kl.Permute((2, 1, 3))],
+    ],
+)
+def test_a_channel_of_ones_passes_through_layers_in_front_of_the_norm(between, folded):
+    """A convolution before them provides it, and one that pads with zeros reads it."""
+    layers = [kl.Conv2D(6, 3, activation="relu"), *between(), NORM()]
+    model = chain((8, 8, 3), *layers, kl.Conv2D(3, 3, padding="same"))
+    result = folded(model)
+    assert result.report.remaining_ops == 0
+    assert kinds(result.model) == [k for k in kinds(model) if k != "BatchNormalization"]
+
+
+def test_a_norm_on_another_axis_does_not_ignore_a_channel_of_ones(folded):
+    """The other norm is an output, so that it must not have a channel more."""
+    x = keras.Input((8, 8, 3))
+    y = kl.Conv2D(4, 3, activation="relu")(x)
+    model = keras.Model(x, [kl.Conv2D(3, 3, padding="same")(NORM()(y)), NORM(axis=1)(y)])
+    result = folded(model)
+    assert [tuple(output.shape) for output in result.model.outputs] == [
+        (None, 6, 6, 3),
+        (None, 6, 6, 4),
+    ]
+    first, second = result.report.records
+    assert first.outcome != "folded"
+    assert second.outcome == "kept"
+
+
+def test_the_reason_names_the_axis_of_the_channels(folded):
+    x = keras.Input((8, 8, 3))
+    model = keras.Model(x, kl.ReLU()(NORM(axis=1, name="n")(kl.Conv2D(4, 3, name="conv")(x))))
+    (record,) = folded(model).report.records
+    assert "the norm is on axis 1, 'conv'" in record.reason
+    assert "its channels on axis 3" in record.reason

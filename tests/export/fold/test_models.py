@@ -562,3 +562,24 @@ def test_a_picture_shows_the_activations_of_layers_separately(randomized):
     picture = inspect(randomized(keras.Model(x, kl.Conv2D(4, 3)(y)))).picture
     assert "before: 5 layers" in picture
     assert "after: 4 layers" in picture
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_report_of_channels_first_layers(axis, randomized):
+    """A report reads the model as it is; the norm folds only on the axis of the channels."""
+    x = keras.Input((3, 8, 8))
+    y = kl.Conv2D(4, 3, data_format="channels_first")(x)
+    model = randomized(keras.Model(x, kl.ReLU()(kl.BatchNormalization(axis=axis)(y))))
+    (record,) = inspect(model).report.records
+    assert (record.outcome == "folded") is (axis == 1)
+
+
+@pytest.mark.parametrize(("verify", "says"), [(True, "proved in float64"), (False, "not proved")])
+def test_a_result_describes_itself(verify, says, randomized):
+    x = keras.Input((4,))
+    model = randomized(keras.Model(x, kl.BatchNormalization(name="n")(kl.Dense(3, name="d")(x))))
+    result = fold(model, verify=verify)
+    assert (result.proof is None) is not verify
+    for text in (repr(result), result._repr_html_()):
+        assert f"1 of 1 norms folded, {says}" in text
+    assert "folded" in result._repr_html_()

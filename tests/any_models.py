@@ -639,6 +639,15 @@ def sizes_that_do_not_fit() -> keras.Model:
     return keras.Model(image, head(layers.Flatten()(Pool()(image))))
 
 
+@case(refusal=r"Keras cannot run the model in a layer of type Lambda: Cannot convert 2.0 to")
+def floats_declared_for_integers() -> keras.Model:
+    # Keras declares the result of Dot as floats, and it is integers.
+    x = Input((4,), name="x", dtype="int32")
+    products = layers.Flatten()(layers.Dot(1)([x, x]))
+    scaled = layers.Lambda(lambda v: v * 2.0)(products)
+    return keras.Model(x, layers.RMSNormalization()(ops.add(scaled, scaled)))
+
+
 @case(refusal=r"Keras cannot run the model: Input 0 with name .* expected axis -1 of input shape")
 def input_that_does_not_fit() -> keras.Model:
     class Doubled(layers.Layer):

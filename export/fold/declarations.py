@@ -87,5 +87,8 @@ def as_computed(tensor: keras.KerasTensor) -> keras.KerasTensor:
     if not given or any("float" in source.dtype for source in given):
         return tensor
     specs = [tf.TensorSpec(source.shape, source.dtype) for source in given]
-    traced = tf.function(keras.Function(given, tensor)).get_concrete_function(specs)
+    try:
+        traced = tf.function(keras.Function(given, tensor)).get_concrete_function(specs)
+    except Exception:  # as above; the first run of the model reports it
+        return tensor
     return keras.KerasTensor(tensor.shape, traced.structured_outputs.dtype.name)

@@ -20,6 +20,8 @@ UNIT_ROUNDOFF = {"float16": 2.0**-11, "float32": 2.0**-24, "float64": 2.0**-53}
 # Runtimes may flush denormals to zero, which changes a float32 result by at most this much.
 SMALLEST_NORMAL = 2.0**-126
 
+GREATEST_FLOAT32 = 2.0**128 - 2.0**104
+
 # The least signal-to-noise ratio at which an output is usable, in decibels: an error of 32 %.
 LEAST_SNR = 10.0
 

@@ -22,6 +22,9 @@ DENORMAL, NONFINITE, SEARCH = "denormal", "nonfinite", "search"
 # The kinds that error budgets and decisions use: the first of them that exists.
 TYPICAL = (REAL, RANDOM)
 
+# Inputs unlike those that a model is used for, of which no runtime has to represent every number.
+UNUSUAL = (EXTREME, BORDER, DENORMAL)
+
 
 def kinds_of(inputs: Mapping[str, np.ndarray]) -> np.ndarray:
     """Return (N,) kinds of samples given by a user: "real" or "nonfinite"."""
@@ -111,7 +114,7 @@ def without_undefined(
         if precision_named(precision).takes_nonfinite:
             free = np.isnan(known)
             if free.any():
-                free &= np.isin(kind, (NONFINITE, DENORMAL)).reshape(column)
+                free &= np.isin(kind, (NONFINITE, *UNUSUAL)).reshape(column)
         else:
             free = (kind == NONFINITE).reshape(column) | ~np.isfinite(known)
         limits = (noise or {}).get(name)

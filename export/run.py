@@ -20,6 +20,7 @@ from ..errors import UserError
 from ..files import remove
 from ..reference.calibrated_inputs import miscalibrated_inputs
 from ..reference.file_noise import (
+    beyond_float32,
     beyond_half,
     file_noise,
     finite_in_half,
@@ -187,11 +188,12 @@ class ExportRun:
                 continue
             outputs[artifact.file] = given
             if modelled and not shares_ranges(artifact):
-                of_files[artifact.file] = noise_of_file
+                kind = np.array(self.samples.kind)
                 if artifact.precision == "float16":
-                    of_files[artifact.file] = beyond_half(
-                        noise_of_file, made_from, inputs, np.array(self.samples.kind)
-                    )
+                    noise_of_file = beyond_half(noise_of_file, made_from, inputs, kind)
+                if not _is_integer(artifact):
+                    noise_of_file = beyond_float32(noise_of_file, truth, kind)
+                of_files[artifact.file] = noise_of_file
             if _is_integer(artifact):
                 with step(artifact.file, "predict"):
                     predictions[artifact.file] = predicted_outputs(
@@ -203,7 +205,14 @@ class ExportRun:
             if artifact.file in refused:
                 for name in artifact.all_files:
                     remove(folder / name)
-        wanted = expected(network, self.samples.inputs, truth, folded64, reference)
+        wanted = expected(
+            network,
+            self.samples.inputs,
+            truth,
+            folded64,
+            reference,
+            kind=np.array(self.samples.kind),
+        )
         golden.write_golden(
             folder / golden.FILE_NAME,
             self.samples,

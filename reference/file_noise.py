@@ -15,9 +15,15 @@ import numpy as np
 from ..artifacts.graphs import read_graph
 from ..artifacts.manifest import Artifact
 from ..artifacts.network import Network
-from ..artifacts.precisions import UNIT_ROUNDOFF, Arithmetic, precision_named
+from ..artifacts.precisions import (
+    GREATEST_FLOAT32,
+    UNIT_ROUNDOFF,
+    WORST_SAMPLE_LIMIT,
+    Arithmetic,
+    precision_named,
+)
 from ..artifacts.ranges import GREATEST_HALF
-from ..artifacts.sample_kinds import BORDER, DENORMAL, EXTREME, RANDOM, REAL
+from ..artifacts.sample_kinds import RANDOM, REAL, UNUSUAL
 from .file_weights import match_weights
 from .integer_noise import rounding_steps
 from .merged_affines import with_merged_affines
@@ -105,12 +111,36 @@ def beyond_half(
         inputs: Its input names to (N, …).
         kind: (N,) kinds of the samples.
     """
-    odd = np.isin(kind, (EXTREME, BORDER, DENORMAL))
+    odd = np.isin(kind, UNUSUAL)
     lost = odd & _exceed_half(network, inputs, odd) if noise else np.zeros_like(odd)
     typical = np.isin(kind, (REAL, RANDOM))
     if not lost.any() or _exceed_half(network, inputs, typical).any():
         return dict(noise)
     return {name: np.where(lost, np.inf, array) for name, array in noise.items()}
+
+
+def beyond_float32(
+    noise: Mapping[str, np.ndarray], truth: Mapping[str, np.ndarray], kind: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Return the noise of a file of floats, infinite for samples that may exceed float32 in it.
+
+    Args:
+        noise: Output name to the expected (N,) noise.
+        truth: Output name to (N, …) float64.
+        kind: (N,) kinds of the samples.
+    """
+    found = dict(noise)
+    for name, array in noise.items():
+        flat = np.abs(truth[name].reshape(len(array), -1), dtype=np.float64)
+        peak = np.max(flat, axis=1, where=np.isfinite(flat), initial=0.0)
+        unit = np.where(peak > 0, peak, 1.0)[:, None]
+        usable = np.isfinite(flat)
+        mean = np.mean(np.square(np.where(usable, flat / unit, 0.0)), axis=1)
+        # The greatest number with an error that a sample may have, relative to its size.
+        most = peak + WORST_SAMPLE_LIMIT * array / np.sqrt(np.where(mean > 0, mean, 1.0))
+        lost = np.isin(kind, UNUSUAL) & (most > GREATEST_FLOAT32)
+        found[name] = np.where(lost, np.inf, array)
+    return found
 
 
 def noise_in_half(

@@ -165,7 +165,11 @@ def _found(
         for node in network.nodes
         if node.op in LINEAR_NODES and (found := compositions_of(node, nodes, readers, outputs))
     }
-    alone = replace(network, nodes=tuple(n for n in network.nodes if n.name in followed))
+    # The tables of lookups are not the kernels of linear layers with the same numbers.
+    alone = replace(
+        network,
+        nodes=tuple(n for n in network.nodes if n.name in followed or n.op == "gather"),
+    )
     equal: dict[str, bool] = {}
     for match in match_weights(alone, graph) if followed else ():
         equal[match.node] = equal.get(match.node, True) and match.state == "equal"

@@ -100,10 +100,12 @@ def expected_noise(
     for start in range(0, len(index), batch):
         chosen = index[start : start + batch]
         fed = {name: array[chosen] for name, array in inputs.items()}
-        for name, (value, variance) in _variances(network, fed, used).items():
-            squares = used.unit**2 * _mean(variance)
+        for name, (value, variance) in _known_variances(network, fed, used).items():
+            squares = used.unit**2 * _mean(variance, value)
             if truth is not None:
-                squares = squares + _mean(np.square(value - truth[name][chosen]))
+                off = value.astype(np.float64) - truth[name][chosen]
+                with np.errstate(over="ignore"):  # beyond float64 there is no bound
+                    squares = squares + _mean(np.square(off), off)
             noise[name].append(np.sqrt(squares))
     found = {}
     for name, parts in noise.items():
@@ -118,11 +120,14 @@ def expected_noise(
     return found
 
 
-def _mean(variance: np.ndarray) -> np.ndarray:
-    """Return (n,) means over the finite elements; zero without any."""
-    flat = variance.reshape(len(variance), -1).astype(np.float64)
-    usable = np.isfinite(flat)
-    total = np.sum(np.where(usable, flat, 0.0), axis=1)
+def _mean(variance: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """Return (n,) means of variances over the elements whose value is finite; zero without any.
+
+    A variance that is not finite has no bound, so its sample has none: the mean is infinite.
+    """
+    flat, of = (array.reshape(len(array), -1).astype(np.float64) for array in (variance, value))
+    usable = np.isfinite(of)
+    total = np.sum(np.where(usable, np.where(np.isnan(flat), np.inf, flat), 0.0), axis=1)
     return np.asarray(total / np.maximum(usable.sum(axis=1), 1))
 
 
@@ -164,8 +169,9 @@ def flushing_effect(network: Network, inputs: Mapping[str, np.ndarray]) -> dict[
         read = [values[name] for name in node.inputs]
         values[node.name] = flushed(evaluate_node(replace(node, weights=weights), read))
     return {
-        name: np.sqrt(_mean(np.square(values[value] - exact[name])))
+        name: np.sqrt(_mean(np.square(moved), moved))
         for name, value in network.outputs.items()
+        for moved in (values[value] - exact[name],)
     }
 
 
@@ -185,13 +191,38 @@ def _products(node: Node) -> int:
     return int(kernel.size) * places
 
 
-def _variances(
+def _known_variances(
     network: Network, inputs: Mapping[str, np.ndarray], arithmetic: NoiseSource
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return `_variances`, in float64 for the samples whose variances float32 cannot hold.
+
+    Numbers from 2e19 on have a square beyond float32.
+    """
+    # The model is an estimate to a few per cent: float32 does, and is twice as fast.
+    found = _variances(network, inputs, arithmetic, np.float32)
+    lost = np.any(
+        [
+            ~np.isfinite(variance).reshape(len(variance), -1).all(axis=1)
+            for _, variance in found.values()
+        ],
+        axis=0,
+    )
+    if lost.any():
+        again = {name: array[lost] for name, array in inputs.items()}
+        for name, arrays in _variances(network, again, arithmetic, np.float64).items():
+            wide = [array.astype(np.float64) for array in found[name]]
+            for whole, part in zip(wide, arrays):
+                whole[lost] = part
+            found[name] = wide[0], wide[1]
+    return found
+
+
+def _variances(
+    network: Network, inputs: Mapping[str, np.ndarray], arithmetic: NoiseSource, dtype: type
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return each output, and its variance in units of u squared, element by element."""
     last = {name: node.name for node in network.nodes for name in node.inputs}
-    # The model is an estimate to a few per cent: float32 does, and is twice as fast.
-    values = {name: array.astype(np.float32) for name, array in inputs.items()}
+    values = {name: array.astype(dtype) for name, array in inputs.items()}
     half = arithmetic.unit == UNIT_ROUNDOFF["float16"]
     variances = {
         name: _input_rounding(array)

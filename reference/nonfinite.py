@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..artifacts.network import Network, Node
-from ..artifacts.sample_kinds import NONFINITE, kinds_of
+from ..artifacts.sample_kinds import NONFINITE, UNUSUAL, kinds_of
 from .network import evaluate_node, opaque_layers
 from .noise import denormal
 
@@ -23,7 +23,10 @@ _DECIDING = {
 
 
 def expected(
-    network: Network, inputs: Mapping[str, np.ndarray], *witnesses: Mapping[str, np.ndarray]
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+    *witnesses: Mapping[str, np.ndarray],
+    kind: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Return the elements with an expected value.
 
@@ -31,13 +34,18 @@ def expected(
         network: The folded network.
         inputs: Its input names to (N, …).
         witnesses: Output name to (N, …) outputs of the trained model and others.
+        kind: (N,) kinds of the samples; None for those of a user.
 
     Returns:
         Output name to (N, …): whether the element is finite for all of them. True for finite
         inputs, but where denormal numbers, which some runtimes flush to zero, decide whether the
-        element is finite; throughout false for the others where a layer is beyond the network.
+        element is finite, and in extreme samples with numbers beyond float32, of which runtimes
+        make infinity, NaN or 3.4e38; throughout false for the others where a layer is beyond the
+        network.
     """
     odd = kinds_of(inputs) == NONFINITE
+    if kind is not None:
+        odd |= np.isin(kind, UNUSUAL) & _beyond_float32(witnesses)
     sizes = {name: array.shape for name, array in witnesses[0].items()}
     found = {name: np.ones(shape, bool) for name, shape in sizes.items()}
     tiny = denormal(inputs)
@@ -52,10 +60,37 @@ def expected(
         return found
     chosen = {name: array[odd] for name, array in inputs.items()}
     spread = _followed(network, chosen)
+    with np.errstate(over="ignore"):
+        _mark(found, odd, network, spread, witnesses)
+    return found
+
+
+def _mark(
+    found: dict[str, np.ndarray],
+    odd: np.ndarray,
+    network: Network,
+    spread: Mapping[str, np.ndarray],
+    witnesses: Sequence[Mapping[str, np.ndarray]],
+) -> None:
+    """Set which elements of some samples are finite for the network and all witnesses, in place."""
     for name, array in found.items():
         array[odd] = np.isfinite(spread[network.outputs[name]])
         for outputs in witnesses:
-            array[odd] &= np.isfinite(outputs[name][odd])
+            array[odd] &= np.isfinite(outputs[name][odd].astype(np.float32))
+
+
+def _beyond_float32(witnesses: Sequence[Mapping[str, np.ndarray]]) -> np.ndarray:
+    """Return (N,) which samples have an output that is finite in float64 and not in float32.
+
+    The number itself or an intermediate one is beyond float32.
+    """
+    found = np.zeros(len(next(iter(witnesses[0].values()))), bool)
+    with np.errstate(over="ignore"):
+        for name in witnesses[0]:
+            finite = [np.isfinite(outputs[name].astype(np.float32)) for outputs in witnesses]
+            ever = np.any([np.isfinite(outputs[name]) for outputs in witnesses], axis=0)
+            lost = ever & ~np.all(finite, axis=0)
+            found |= lost.reshape(len(lost), -1).any(axis=1)
     return found
 
 

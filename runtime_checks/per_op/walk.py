@@ -68,7 +68,9 @@ def walk(
         found: Evaluation, culprit: Culprit, forced: dict[str, str], whole: frozenset[str]
     ) -> dict[str, str] | None:
         """Return tensors with which a culprit is right, if others before it agree as well."""
-        for name, key in itertools.islice(found.alternatives(culprit.node), _MOST_ALTERNATIVES):
+        # Of an activation, also the op before it, which may be blamed for lacking it.
+        others = found.alternatives(culprit.segment[-1])
+        for name, key in itertools.islice(others, _MOST_ALTERNATIVES):
             later = first_culprit(evaluated({**forced, name: key}, whole))
             if later is None or places[later.node.name] > places[culprit.node.name]:
                 return {**forced, name: key}

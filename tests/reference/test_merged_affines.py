@@ -104,3 +104,34 @@ def test_a_bias_moves_through_a_reshape_to_all_that_read_it(shared):
     expected, given = evaluate_network(network, x), evaluate_network(found, x)
     for name in outputs:
         np.testing.assert_allclose(given[name], expected[name], atol=1e-6)
+
+
+def test_the_table_of_a_lookup_is_not_the_kernel_of_its_distances():
+    """Vector quantization: the codebook is in the file as it is, and times 2 for the distances."""
+    book = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    two = np.float32(2)
+    network = Network(
+        {"x": (None, 4)},
+        {"code": "code", "product": "doubled"},
+        (
+            Node("product", "dense", "vq", ("x",), (None, 5), {}, {"kernel": book.T.copy()}),
+            Node("doubled", "multiply", "vq", ("product",), (None, 5), {}, {}, {"constant": two}),
+            Node("index", "argmin", "vq", ("doubled",), (None,), {"axis": 1}, {}),
+            Node("code", "gather", "vq", ("index",), (None, 4), {}, {"kernel": book}),
+        ),
+    )
+    arrays = {"table": book, "kernel": 2 * book}
+    tensors = {
+        **{k: GraphTensor(k, k, (1, 4), FLOATS, None) for k in ("x", "sums", "least", "code")},
+        **{k: GraphTensor(k, k, a.shape, FLOATS, None, a) for k, a in arrays.items()},
+    }
+    ops = (
+        GraphOp(0, "FULLY_CONNECTED", "", ("x", "kernel"), ("sums",)),
+        GraphOp(1, "ARG_MIN", "", ("sums",), ("least",)),
+        GraphOp(2, "GATHER", "", ("table", "least"), ("code",)),
+    )
+    file = ArtifactGraph(tensors, ("x",), ("code", "sums"), lambda: ops)
+    found = {node.name: node for node in with_merged_affines(network, file).nodes}
+    assert found["doubled"].op == "identity"
+    assert np.array_equal(found["product"].weights["kernel"], 2 * book.T)
+    assert np.array_equal(found["code"].weights["kernel"], book)

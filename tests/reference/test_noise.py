@@ -277,11 +277,6 @@ def dense_network(kernel, bias=0.0) -> Network:
     return Network({"x": (None, len(kernel))}, {"y": "d"}, (node,))
 
 
-def test_the_mean_of_a_sample_leaves_out_what_is_not_finite():
-    values = np.array([[[1.0, 3.0]], [[5.0, np.inf]], [[np.nan, np.nan]]])
-    np.testing.assert_array_equal(_mean(values), [2.0, 5.0, 0.0])
-
-
 @pytest.mark.parametrize(
     ("value", "found"),
     [(0.0, False), (2.0**-126, False), (2.0**-127, True), (-(2.0**-149), True), (-1.0, False)],
@@ -399,3 +394,24 @@ def test_inputs_are_rounded_to_half_precision():
     half = UNIT_ROUNDOFF["float16"]
     x = np.array([1.0, 1.0 + 2.0**-12, 1e6, -3.0], np.float32)
     np.testing.assert_allclose(_input_rounding(x) * half**2, [0, 2.0**-24, 0, 0])
+
+
+def test_numbers_whose_squares_exceed_float32_have_noise():
+    """Each product is rounded once: a uniform error of at most u times its size."""
+    factor = np.full((), 3.0, np.float32)
+    triple = Node("y", "multiply", "y", ("x",), (None, 4), {}, {}, {"constant": factor})
+    network = Network({"x": (None, 4)}, {"y": "y"}, (triple,))
+    sizes = np.array([1.0, 1e18, 1e25, 1e37])
+    x = (np.ones((4, 4)) * sizes[:, None]).astype(np.float32)
+    unit = UNIT_ROUNDOFF["float32"]
+    found = expected_noise(network, {"x": x})["y"]
+    np.testing.assert_allclose(found, unit * 3 * sizes / np.sqrt(3), rtol=1e-4)
+
+
+def test_a_variance_without_a_bound_is_no_bound_of_zero():
+    finite, inf, nan = [1.0, 3.0], [np.inf, 1.0], [np.nan, 1.0]
+    variance = np.array([finite, inf, nan, [np.inf, np.inf], [np.nan, np.nan]])
+    assert _mean(variance, np.zeros((5, 2))).tolist() == [2.0, np.inf, np.inf, np.inf, np.inf]
+    # An infinite value is compared by itself.
+    value = np.array([[np.inf, 0.0], [np.inf, 0.0], [np.nan, 0.0], [np.inf, np.nan], [0.0, 0.0]])
+    assert _mean(variance, value).tolist() == [3.0, 1.0, 1.0, 0.0, np.inf]

@@ -222,7 +222,7 @@ def _variances(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Return each output, and its variance in units of u squared, element by element."""
     last = {name: node.name for node in network.nodes for name in node.inputs}
-    values = {name: array.astype(dtype) for name, array in inputs.items()}
+    values: dict[str, np.ndarray] = {name: array.astype(dtype) for name, array in inputs.items()}
     half = arithmetic.unit == UNIT_ROUNDOFF["float16"]
     variances = {
         name: _input_rounding(array)

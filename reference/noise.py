@@ -31,6 +31,7 @@ largest noise of those, as do samples with NaN or infinity, for which errors are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -187,8 +188,7 @@ def _products(node: Node) -> int:
     kernel = node.weights.get("kernel")
     if kernel is None:
         return 0
-    places = int(np.prod([size or 1 for size in node.shape[1:-1]])) if len(node.shape) > 2 else 1
-    return int(kernel.size) * places
+    return int(kernel.size) * math.prod(size or 1 for size in node.shape[1:-1])
 
 
 def _known_variances(

@@ -235,3 +235,72 @@ def test_infinity_in_half_precision_is_explained(coarse, file, told):
     (found,) = [entry for entry in findings if entry.check == "finite"]
     assert not found.passed
     assert ("beyond 65504" in found.message) == told
+
+
+def test_a_kind_of_vanishing_samples_does_not_end_the_search_for_usual_errors():
+    """Denormal samples come first by name; flushing them to zero says nothing of the others."""
+    kind = np.array(["denormal"] * 2 + ["real"] * 4)
+    size = np.array([1e-40, 1e-40, 1.0, 1.0, 1.0, 1.0])
+    error = np.array([1e-40, 0.0, 1e-6, 1e-6, 1e-6, 0.0])
+    noise = float_noise(SampleErrors(error, size, 0), kind, 2.0**-24)
+    usual = 1e-6 * np.sqrt(3 / 4)
+    np.testing.assert_allclose(noise, [2.0**-126, 2.0**-126, 1e-6, 1e-6, 1e-6, usual])
+
+
+@pytest.mark.parametrize(("rules", "least"), [(True, [0.0625, 0.25]), (False, [0.25, 0.25])])
+def test_a_runtime_of_floats_rounds_relative_to_the_end_of_the_range(rules, least):
+    """It may compute an integer's number as a sum of which one part is as large as the greatest."""
+    truth = np.array([[0.0625, 0.0625], [0.25, 0.25]])
+    artifact = Artifact("n.int8.tflite", "tflite", "int8", "", 0, {}, (), ())
+    golden = GoldenSet(
+        kind=np.full(2, "real"),
+        inputs={},
+        truth={"y": truth},
+        folded64={},
+        reference={"y": truth.astype(np.float32)},
+        artifacts={artifact.file: {"y": truth}},
+        noise={"y": np.zeros(2)},
+        file_noise={artifact.file: {"y": np.zeros(2)}},
+    )
+    rounding = float32_bound(golden, "y")
+    bound = end_to_end_bound(golden, artifact, "y", rounding, follows_rules=rules)
+    np.testing.assert_allclose(bound.noise, 2.0**-24 * np.array(least), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ([1e-6, 1e-6, 1e-6], [2e-6, 2e-6, 1e-6]),  # scaled up to the errors of its kind
+        ([9e-6, 9e-6, 9e-6], [9e-6, 9e-6, 9e-6]),
+        ([1e-6, np.nan, 1e-6], [2e-6, 2e-6, 1e-6]),  # a sample without a model has its own error
+        ([1e-9, 1e-9, 1e-9], [2e-6, 2e-6, 2.0**-24]),  # one rounding of the result
+    ],
+)
+def test_a_model_of_noise_is_scaled_up_to_the_errors_of_each_kind(model, expected):
+    kind = np.array(["real", "real", "zero"])
+    errors = SampleErrors(np.array([2e-6, 2e-6, 0.0]), np.ones(3), 0)
+    noise = float_noise(errors, kind, 2.0**-24, np.array(model))
+    np.testing.assert_allclose(noise, expected, rtol=1e-6)
+
+
+def test_errors_without_expected_noise_are_infinite_and_none_are_nothing():
+    bound = NoiseBound(np.zeros((3, 1)), np.array([0.0, 0.0, 2.0]), 5.0, 1.5, "")
+    assert bound.ratios(np.array([0.0, 1.0, 3.0])).tolist() == [0.0, np.inf, 1.5]
+    assert bound.greatest.tolist() == [0.0, 0.0, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("errors", "holds"),
+    [
+        ([1.5, 1.5, 1.5, 1.5], True),
+        ([1.6, 1.6, 1.6, 1.6], False),  # together
+        ([2.9, 0.0, 0.0, 0.0], True),
+        ([3.1, 0.0, 0.0, 0.0], False),
+    ],
+)
+def test_errors_are_limited_together_and_each(errors, holds):
+    """Together means the root mean square; 2.9 in one of four samples is 1.45."""
+    bound = NoiseBound(np.zeros((4, 1)), np.ones(4), 5.0, 1.5, "")
+    assert bound.holds(np.array(errors), np.full(4, "real")) is holds
+    each = NoiseBound(np.zeros((4, 1)), np.ones(4), 2.0, 1.5, "")
+    assert each.holds(np.array(errors), np.full(4, "real")) is (holds and max(errors) <= 2)

@@ -941,6 +941,16 @@ def scaled_and_flattened_in_layers() -> keras.Model:
     return calling(lambda x: x / 255, (4, 6, 3), (4, 6, 3))
 
 
+@case()
+def written_into_a_block() -> keras.Model:
+    class Put(layers.Layer):
+        def call(self, inputs: Any) -> Any:
+            return ops.slice_update(inputs, (0, 2, 1), -inputs[:, :3, 2:])
+
+    x = Input((6, 4), name="x")
+    return keras.Model(x, head(layers.Flatten()(Put(name="put")(x))))
+
+
 def one_by_one(model: keras.Model, inputs: list[np.ndarray]) -> np.ndarray:
     """Return the outputs of a model with one input for batches of one sample."""
     return np.concatenate([model(sample[None], training=False) for sample in inputs[0]])

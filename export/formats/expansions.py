@@ -15,6 +15,7 @@
 | x + y computed as BiasAdd for a single sample | x + y |
 | min(1/√x, c), as in UnitNormalization | 1/√max(x, 1/c²) |
 | a matrix with a constant diagonal (eye) | the matrix, which TFLite would compute in each run |
+| numbers written into a fixed block (slice_update) | the padded block where it is, x elsewhere |
 | patches of an image side by side (extract_patches) | a permutation of the pixels |
 | complex numbers, such as those of Fourier transforms | pairs of real ones, see `complex_numbers` |
 
@@ -308,6 +309,25 @@ def _diagonal(op: tf.Operation, function: Any) -> tf.Tensor | None:
     return None if value is None else tf.constant(value)
 
 
+def _updated(op: tf.Operation, function: Any) -> tf.Tensor | None:
+    """Return a tensor with other numbers in a fixed block of it."""
+    import tensorflow as tf
+
+    x, block = op.inputs[0], op.inputs[1]
+    starts = constant_of(op.inputs[2])
+    sizes, lengths = x.shape.as_list()[1:], block.shape.as_list()[1:]
+    if starts is None or None in (*sizes, *lengths) or starts[0] != 0:
+        return None
+    if x.shape[0] != block.shape[0]:  # the block is in some samples only
+        return None
+    # Like XLA, move the block so that it lies inside.
+    room = zip(starts[1:], sizes, lengths, strict=True)
+    inside = [(min(max(int(s), 0), n - k), n, k) for s, n, k in room]
+    around = [(start, size - start - length) for start, size, length in inside]
+    chosen = np.pad(np.ones((1, *lengths), bool), [(0, 0), *around])
+    return tf.where(chosen, tf.pad(block, [(0, 0), *around]), x)
+
+
 def _patches(op: tf.Operation, function: Any) -> tf.Tensor | None:
     """Return the patches of an image, without overlap, for a convolution that copies them."""
     import tensorflow as tf
@@ -378,6 +398,7 @@ _EXPANSIONS: Mapping[str, Callable[[tf.Operation, Any], tf.Tensor | None]] = {
     "UpperBound": _bound,
     "DenseBincount": _bincount,
     "LookupTableFindV2": _lookup,
+    "XlaDynamicUpdateSlice": _updated,
     "ResizeBicubic": _resize,
     "ScaleAndTranslate": _resize,
 }

@@ -250,6 +250,7 @@ def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> on
         except Exception as error:  # tf2onnx raises whatever its handlers raise
             raise UserError(
                 graph.computes_with_complex_numbers()
+                or _inexpressible_loop(error, graph)
                 or f"ONNX opset {opset} cannot express the model: "
                 f"{graph.readable_name(first_line(error))} Raise the opset or replace the layer."
             ) from error
@@ -261,6 +262,19 @@ def _converted(graph: FrozenGraph, opset: int, as_inputs: Collection[str]) -> on
             if known is not None:
                 size.dim_value = known
     return model
+
+
+def _inexpressible_loop(error: Exception, graph: FrozenGraph) -> str:
+    """Return the refusal of a loop if an error of tf2onnx is about one; else empty."""
+    used = {node.op for node in graph.graph_def.node}
+    loops = [kind for kind in ("StatelessWhile", "While") if kind in used]
+    if not loops or "loop" not in str(error).lower():
+        return ""
+    place = graph.with_layers(loops[:1]).partition("(")[2].rstrip(")")
+    return (
+        f"The loop of {place} cannot be written as one of ONNX. Write it as a loop of Python over "
+        "a known number of steps, or export TFLite only."
+    )
 
 
 def _with_held(model: onnx.ModelProto, weights: Mapping[str, np.ndarray], held: Held) -> bool:

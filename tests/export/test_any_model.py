@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -94,3 +95,22 @@ def test_is_refused_in_one_sentence(name: str, tmp_path: Path) -> None:
     assert "\n" not in str(refusal.value)
     assert not CODED.search(str(refusal.value))
     assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+class Sums(keras.layers.Layer):
+    """Weighted sums over all steps so far."""
+
+    def call(self, inputs: Any) -> Any:
+        """Return the sums, by a loop that collects one result of each step."""
+        ops = keras.ops
+        steps = ops.transpose(inputs, (1, 0, 2))
+        _, sums = ops.scan(lambda c, x: (c * 0.8 + x, c + x), steps[0] * 0, steps)
+        return ops.transpose(sums, (1, 0, 2))
+
+
+def test_a_loop_that_onnx_cannot_have_is_named(tmp_path: Path) -> None:
+    x = keras.Input((6, 4), name="x")
+    model = keras.Model(x, Sums(name="sums")(x))
+    with pytest.raises(rl.UserError, match="The loop of layer 'sums' cannot be .* loop of Python"):
+        rl.export_model(model, tmp_path / "net", formats=("onnx",))
+    assert rl.export_model(model, tmp_path / "net", formats=("tflite",)).artifacts

@@ -111,6 +111,6 @@ class Sums(keras.layers.Layer):
 def test_a_loop_that_onnx_cannot_have_is_named(tmp_path: Path) -> None:
     x = keras.Input((6, 4), name="x")
     model = keras.Model(x, Sums(name="sums")(x))
-    with pytest.raises(rl.UserError, match="The loop of layer 'sums' cannot be .* loop of Python"):
+    with pytest.raises(rl.UserError, match=r"The loop of layer 'sums' cannot be .* loop of Python"):
         rl.export_model(model, tmp_path / "net", formats=("onnx",))
     assert rl.export_model(model, tmp_path / "net", formats=("tflite",)).artifacts

@@ -9,8 +9,9 @@ import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp
 from ...artifacts.network import Node
+from .clipping import REORDERING
 from .loops import LOOPS, results_of_loops
-from .rounding_chain import REORDERING, RoundingChain
+from .rounding_chain import RoundingChain
 from .storage import Derived, Steps, Storage, storage_of
 
 # Elements of a tensor that are compared first: they distinguish most pairs of tensors.

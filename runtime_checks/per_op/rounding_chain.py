@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
-from ...reference.integer.base import together
 from ...reference.integer.onnx_moving import MOVING
 from ...reference.integer.tflite_moving import MOVING_OPS
+from .clipping import SUMS, Clipping
 from .function_errors import POINTWISE, carried_errors, own_errors
+from .shown_numbers import ShownNumbers
 
 # An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
 # multiplier round twice, which measured 0.507 steps at most (docs/checks.md).
@@ -47,20 +48,13 @@ _OF_GELU = 128**2 / 8 * 0.8
 # differences have too; each number is rounded to steps of 2/65535.
 _LEAST_EXPONENTIAL, _OF_EXPONENTIAL = 2 * 2.0**-15, 0.5 * 2.0**-15
 
-_SUMS = frozenset({"CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED"}) | {
-    "Conv", "ConvTranspose", "Gemm", "MatMul", "BATCH_MATMUL",
-}  # fmt: skip
 # The axis of a kernel for the output channels.
 _CHANNEL = {
     "CONV_2D": 0, "TRANSPOSE_CONV": 0, "FULLY_CONNECTED": 0, "DEPTHWISE_CONV_2D": -1, "Conv": 0,
     "ConvTranspose": 1,
 }  # fmt: skip
-_AFFINE = {
-    "MUL": np.multiply, "ADD": np.add, "SUB": np.subtract,
-    "Mul": np.multiply, "Add": np.add, "Sub": np.subtract,
-}  # fmt: skip
 _PRODUCTS = frozenset({"MUL", "Mul"})
-_NEAR = _SUMS | {"QUANTIZE", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "Add", "Sub", "Mul"}
+_NEAR = SUMS | {"QUANTIZE", "ADD", "SUB", "MUL", "MAXIMUM", "MINIMUM", "Add", "Sub", "Mul"}
 
 # The greatest slope of unary functions; for other ops the errors of all inputs are added.
 _SLOPES = {
@@ -72,9 +66,6 @@ _STEEP = frozenset({"EXP", "Exp", "LOG", "Log"})
 
 # Ops that keep the order of the numbers, and so of their errors.
 _RESHAPES = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
-
-# Ops of ONNX that keep all numbers, in another order or shape.
-REORDERING = frozenset({"Transpose", "Reshape", "Squeeze", "Unsqueeze"})
 
 # Most ops in a row through which an error is propagated: after more, the bound is too wide. In ONNX
 # each op counts as three; attention and normalization over a sample have ten of them.
@@ -98,14 +89,15 @@ class RoundingChain:
         samples: int,
         further: float = 0.0,
     ) -> None:
-        self._graph, self._shown, self._samples = graph, shown, samples
+        self._graph, self._samples = graph, samples
         self._further = further
-        self._producers: Mapping[str, GraphOp] = {key: op for op in graph.ops for key in op.outputs}
+        self._numbers = ShownNumbers(graph, shown)
+        self._clipping = Clipping(self._numbers, samples, _NEAREST + further, self._is_source)
         self._inputs = frozenset(graph.inputs)
         self._sums: dict[tuple[str, ...], list[GraphOp]] = {}
         self._readers: dict[str, list[int]] = {}  # places in the graph
         for place, op in enumerate(graph.ops):
-            if op.kind in _SUMS:
+            if op.kind in SUMS:
                 self._sums.setdefault((op.kind, *op.inputs), []).append(op)
             for key in op.inputs:
                 self._readers.setdefault(key, []).append(place)
@@ -187,15 +179,11 @@ class RoundingChain:
             return np.zeros(self._samples)
         if key not in self._known:
             found = self._through_op(key, read=True)
-            op = self._producers.get(key)
-            # A function whose range ends at a limit of its type, such as a gate, loses nothing.
-            lost = np.zeros(self._samples)
-            if op is not None and self._cuts_part(op):
-                lost = np.where(self._clipped(op.inputs[0], key), np.inf, 0.0)
-            elif op is not None and self._cuts(self._computing(op)):
-                beyond = self._beyond(self._computing(op), key)
-                lost = np.where(self._saturated(key), beyond, 0.0)
-            self._known[key] = found + lost.reshape(-1, *[1] * (found.ndim - 1))
+            op = self._numbers.producers.get(key)
+            if op is not None:
+                lost = self._clipping.lost(op, key)
+                found = found + lost.reshape(-1, *[1] * (found.ndim - 1))
+            self._known[key] = found
         return self._known[key]
 
     def _of_samples(self, key: str) -> np.ndarray:
@@ -214,140 +202,26 @@ class RoundingChain:
             key: The tensor.
             read: Whether ops read it, so that its actual rounding errors may be used.
         """
-        op = self._producers.get(key)
+        op = self._numbers.producers.get(key)
         if op is None or not self._graph.activations(op):
             return np.zeros(self._samples)
         own: np.ndarray | float = self._own(op, key) + self._of_twin(op)
-        by_element = op.kind in POINTWISE and self._seen(op)
+        by_element = op.kind in POINTWISE and self._numbers.all_known(op)
         with np.errstate(invalid="ignore"):
             carried = self._of_elements(op) if by_element else self._carried(op)
         if read and by_element:
-            own = own_errors(op, self._operands(op), self._numbers(key), float(own))
+            own = own_errors(op, self._numbers.operands(op), self._numbers.of(key), float(own))
         # An infinite bound times a factor of zero stays infinite.
         return np.where(np.isnan(carried), np.inf, carried) + own
 
-    def _seen(self, op: GraphOp) -> bool:
-        """Return whether the numbers that an op reads and returns are known."""
-        return all(
-            k in self._shown or self._graph.tensors[k].data is not None
-            for k in (*op.inputs, *op.outputs)
-        )
-
-    def _operands(self, op: GraphOp) -> list[np.ndarray]:
-        """Return the numbers that an op reads, (P, …) or (1, …), with equal ranks."""
-        constant = [self._graph.tensors[key].data is not None for key in op.inputs]
-        found = [
-            self._numbers(k)[None] if c else self._numbers(k) for k, c in zip(op.inputs, constant)
-        ]
-        return together(found)
-
     def _of_elements(self, op: GraphOp) -> np.ndarray:
         """Return the propagated errors of a function, element by element."""
-        operands, errors = self._operands(op), []
+        operands, errors = self._numbers.operands(op), []
         for key, x in zip(op.inputs, operands):
             error = self._error(key)
             shape = x.shape if error.size == x.size else (-1, *[1] * (x.ndim - 1))
             errors.append(error.reshape(shape) + self._rounded(op, key))
         return carried_errors(op, operands, errors)
-
-    def _computing(self, op: GraphOp) -> GraphOp:
-        """Return the op whose result a QuantizeLinear writes; otherwise the op itself."""
-        core = self._producers.get(op.inputs[0]) if op.kind == "QuantizeLinear" else None
-        return core or op
-
-    def _cuts(self, op: GraphOp) -> bool:
-        """Return whether an op's result may be clipped to the range of its type.
-
-        This holds for sums of products, for sums and products of activations, and for a factor or a
-        shift for each channel, whose ranges the quantizer chose on other samples. A function that
-        is fused into an op clips by itself.
-        """
-        if op.kind in _SUMS:
-            return True
-        if op.kind not in _AFFINE or op.attributes.get("fusedActivationFunction"):
-            return False
-        constants = [data for k in op.inputs if k and (data := self._constant(k)) is not None]
-        return not constants or any(data.size > 1 for data in constants)
-
-    def _cuts_part(self, op: GraphOp) -> bool:
-        """Return whether an op rounds a part of unrounded floats, such as a slice.
-
-        The network's node reads all of them, so the clipping of a part is not in its value.
-        """
-        core = self._producers.get(op.inputs[0]) if op.kind == "QuantizeLinear" else None
-        if core is None or not self._moves_floats(core):
-            return False
-        while core.kind in REORDERING:
-            before = core.inputs[0]
-            if self._is_source(before):
-                return False
-            core = self._producers[before]
-        return True
-
-    def _moves_floats(self, op: GraphOp) -> bool:
-        """Return whether an op only moves floats that nothing has rounded."""
-        if op.kind not in MOVING:
-            return False
-        for key in self._graph.activations(op):
-            before = self._producers.get(key)
-            if self._is_source(key) and self._graph.tensors[key].quantization is None:
-                continue
-            if before is None or not self._moves_floats(before):
-                return False
-        return True
-
-    def _constant(self, key: str) -> np.ndarray | None:
-        """Return a constant's numbers, also after a DequantizeLinear."""
-        op, data = self._producers.get(key), self._graph.tensors[key].data
-        return data if op is None or op.kind != "DequantizeLinear" else self._constant(op.inputs[0])
-
-    def _saturated(self, key: str) -> np.ndarray:
-        """Return (P,) whether a number is at a limit of its type that does not represent zero."""
-        array, steps = self._shown.get(key), self._graph.tensors[key].quantization
-        if array is None or steps is None or array.dtype != steps.dtype:
-            return np.zeros(self._samples, bool)
-        return steps.saturated(array)
-
-    def _beyond(self, op: GraphOp, key: str) -> np.ndarray:
-        """Return (P,) how far the exact result of a factor or a shift is beyond a tensor's range.
-
-        Zero if rounding explains it: a function may end at the range's limit, as GELU at -0.17. The
-        rounding of what the op reads may take its result beyond the calibrated range by a step;
-        infinite for more, and for other ops.
-        """
-        steps, function = self._graph.tensors[key].quantization, _AFFINE.get(op.kind)
-        unknown = np.full(self._samples, np.inf)
-        if function is None or steps is None:
-            return unknown
-        read = [self._exactly(key) for key in op.inputs]
-        if any(x is None for x in read):
-            return unknown
-        result = function(*together([x for x in read if x is not None]))
-        errors = np.abs(result - self._numbers(key)).reshape(self._samples, -1).max(axis=1)
-        step, nearest = steps.scales.max(), _NEAREST + self._further
-        return np.where(
-            errors > nearest * step, np.where(errors > (1 + nearest) * step, np.inf, errors), 0.0
-        )
-
-    def _exactly(self, key: str) -> np.ndarray | None:
-        """Return the numbers of a tensor, (P, …) or (1, …) of a constant; None if unknown."""
-        op, tensor = self._producers.get(key), self._graph.tensors[key]
-        if tensor.data is not None:
-            return tensor.real(tensor.data)[None]
-        if key in self._shown:
-            return tensor.real(self._shown[key])
-        dequantized = op is not None and op.kind in ("DEQUANTIZE", "DequantizeLinear")
-        return self._exactly(op.inputs[0]) if op is not None and dequantized else None
-
-    def _clipped(self, read: str, key: str) -> np.ndarray:
-        """Return (P,) whether floats that are quantized are beyond the range of the integers."""
-        floats, integers = self._shown.get(read), self._shown.get(key)
-        steps = self._graph.tensors[key].quantization
-        if floats is None or integers is None or steps is None:
-            return self._saturated(key)
-        errors = np.abs(floats - self._numbers(key)).reshape(self._samples, -1)
-        nearest = _NEAREST + self._further
-        return np.asarray((errors > nearest * steps.scales.max()).any(axis=1))
 
     def _carried(self, op: GraphOp) -> np.ndarray:
         """Return the propagated errors of an op's inputs."""
@@ -356,7 +230,7 @@ class RoundingChain:
             return self._error(keys[0])
         errors = [self._of_samples(key) + self._rounded(op, key) for key in keys]
         none = np.zeros(self._samples)
-        if op.kind in _SUMS | _PRODUCTS:
+        if op.kind in SUMS | _PRODUCTS:
             return sum(
                 (error * self._gain(op, keys, i) for i, error in enumerate(errors) if error.any()),
                 none,
@@ -374,7 +248,7 @@ class RoundingChain:
 
         |exp(x + e) - exp(x)| <= exp(x) (exp(e) - 1), and |log(x + e) - log(x)| <= e / (x - e).
         """
-        x = self._numbers(key)
+        x = self._numbers.of(key)
         with np.errstate(divide="ignore", over="ignore"):
             if op.kind in ("EXP", "Exp"):
                 return np.asarray(np.exp(x.max(initial=0.0)) * np.expm1(error))
@@ -386,7 +260,7 @@ class RoundingChain:
 
         |(a + e) / (b + f) - a / b| <= (|e| + |a / b| |f|) / (|b| - |f|).
         """
-        a, b = (np.abs(self._numbers(key)) for key in keys)
+        a, b = (np.abs(self._numbers.of(key)) for key in keys)
         least = b.min(initial=np.inf)
         room = np.maximum(least - errors[1], 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -399,14 +273,14 @@ class RoundingChain:
         Kernels are compared separately, and nodes are evaluated with those of the file.
         """
         tensor, steps = self._graph.tensors[key], self._graph.tensors[key].quantization
-        if op.kind in _SUMS or tensor.data is None or steps is None:
+        if op.kind in SUMS or tensor.data is None or steps is None:
             return 0.0
         return float(steps.scales.max()) / 2 if steps.dtype.itemsize <= 2 else 0.0
 
     def _gain(self, op: GraphOp, keys: list[str], place: int) -> float:
         """Return the factor by which an error of one operand may grow."""
         others = [key for index, key in enumerate(keys) if index != place]
-        data = [self._numbers(key) for key in others]
+        data = [self._numbers.of(key) for key in others]
         if op.kind in _PRODUCTS:
             return max((float(np.abs(array).max(initial=0.0)) for array in data), default=1.0)
         kernel = next((np.abs(array) for array in data if array.ndim > 1), np.ones((1, 1)))
@@ -415,15 +289,6 @@ class RoundingChain:
             return float(kernel.sum(axis=tuple(i for i in range(kernel.ndim) if i != kept)).max())
         return float(max(kernel.sum(axis=axis).max() for axis in (-1, -2)))
 
-    def _numbers(self, key: str) -> np.ndarray:
-        """Return the numbers that a tensor's integers represent; 1 if unknown."""
-        tensor = self._graph.tensors[key]
-        array = tensor.data if tensor.data is not None else self._shown.get(key)
-        if array is not None:
-            return tensor.real(array)
-        op = self._producers.get(key)
-        return np.ones(1) if op is None else self._numbers(op.inputs[0])
-
     def _own(self, op: GraphOp, key: str) -> float:
         """Return the rounding error of an op itself."""
         steps = self._graph.tensors[key].quantization
@@ -431,13 +296,13 @@ class RoundingChain:
             return 0.0
         kind = op.kind
         if kind == "QuantizeLinear":
-            core = self._producers.get(op.inputs[0])
+            core = self._numbers.producers.get(op.inputs[0])
             if core is None or self._is_source(op.inputs[0]) or self._keeps_steps(core, steps):
                 return 0.0
-            makers = [self._producers.get(k) for k in core.inputs[1:] if k]
+            makers = [self._numbers.producers.get(k) for k in core.inputs[1:] if k]
             floats = any(op is None or op.kind != "DequantizeLinear" for op in makers)
             kind = _REGRIDS if core.kind == "Add" and floats else core.kind
-            kind = "QUANTIZE" if self._moves_floats(core) else kind
+            kind = "QUANTIZE" if self._clipping.moves_floats(core) else kind
         elif self._graph.tensors[key].dtype.kind == "f":
             return 0.0
         # Source floats have been rounded already; integers have not.
@@ -450,7 +315,7 @@ class RoundingChain:
         size = float(steps.scales.max())
         own = (_steps(kind, steps.dtype.itemsize) + self._further) * size + self._first_rounding(op)
         if kind == "SOFTMAX" and steps.dtype.itemsize > 1:
-            own += _of_exponentials(self._numbers(read))
+            own += _of_exponentials(self._numbers.of(read))
         argument = self._graph.tensors[read].quantization
         if kind == "GELU" and steps.dtype.itemsize > 1 and argument is not None:
             own += _OF_GELU * float(argument.scales.max()) ** 2
@@ -464,7 +329,7 @@ class RoundingChain:
         """
         twins = self._sums.get((op.kind, *op.inputs), [])
         keys = [twin.outputs[0] for twin in twins if twin.index != op.index]
-        errors = [self._own(self._producers[k], k) for k in keys if k in self._sources]
+        errors = [self._own(self._numbers.producers[k], k) for k in keys if k in self._sources]
         return max(errors, default=0.0)
 
     def _keeps_steps(self, op: GraphOp, steps: Quantization) -> bool:
@@ -484,7 +349,7 @@ class RoundingChain:
         With M = m 2^(e-31), that is 2^(e-1) steps of the result, no more than M. The usual bound
         covers an M of 0.01.
         """
-        if op.kind not in _SUMS and op.kind != "MUL":
+        if op.kind not in SUMS and op.kind != "MUL":
             return 0.0
         steps = [self._graph.tensors[key].quantization for key in op.inputs if key]
         scales = [float(s.scales.max()) for s in steps if s is not None and s.dtype.itemsize <= 2]

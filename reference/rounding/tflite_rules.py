@@ -229,10 +229,14 @@ class Upward(AwayFromZero):
     def averaged_places(self, sums: Ints, count: int, point: int, x: Scales, y: Scales) -> Ints:
         """Rescale the zero point to the steps of the result separately.
 
-        Source: TFLite, `internal/optimized/integer_ops/mean.h`.
+        Groups of sixteen channels are rounded by vector instructions, half up, the rest as in the
+        portable kernels. Source: TFLite, `internal/optimized/integer_ops/mean.h`; the groups were
+        measured on LiteRT 2.3.
         """
-        ratio = float(x / (np.float32(count) * y))
-        total = self.times(sums + count * point, *multiplier(ratio))
+        factor = multiplier(float(x / (np.float32(count) * y)))
+        whole, channels = sums + count * point, sums.shape[-1]
+        grouped = np.arange(channels) < channels // 16 * 16
+        total = np.where(grouped, self.times_upward(whole, *factor), self.times(whole, *factor))
         return total - int(away_from_zero(np.float32(point) * x / y))
 
 

@@ -363,3 +363,21 @@ def test_micro_computes_roots_of_16_bits_in_fixed_point(tmp_path):
     kernels = [result.integers.kernels for result in report.results]
     assert kernels[1] == ("TFLite Micro",)
     assert "XNNPACK" in kernels[0]
+
+
+@pytest.mark.parametrize("channels", [8, 20])
+def test_averages_that_keep_the_axes_round_sixteen_channels_at_once(channels, tmp_path):
+    """TFLite's optimized kernel rounds groups of sixteen half up, the rest half away from zero."""
+    x = keras.Input((4, 4, channels), name="x")
+    mean = keras.layers.GlobalAveragePooling2D(keepdims=True)(x)
+    samples = np.random.default_rng(0).normal(size=(96, 4, 4, channels)).astype(np.float32)
+    rl.export_model(
+        keras.Model(x, mean),
+        tmp_path / "net",
+        formats=("tflite",),
+        precisions=("int8",),
+        calibration="random",
+    )
+    report = rl.check_parity(tmp_path / "net", ("litert+builtin", "litert+reference"), samples)
+    for result in report.results:
+        assert result.integers.kernels, (result.target, result.integers.sentence)

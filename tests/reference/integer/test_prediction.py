@@ -381,3 +381,46 @@ def test_averages_that_keep_the_axes_round_sixteen_channels_at_once(channels, tm
     report = rl.check_parity(tmp_path / "net", ("litert+builtin", "litert+reference"), samples)
     for result in report.results:
         assert result.integers.kernels, (result.target, result.integers.sentence)
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop"])
+def test_loops_and_branches_are_named_and_cost_no_other_output(kind, tmp_path):
+    make, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    floats, truth = onnx.TensorProto.FLOAT, onnx.TensorProto.BOOL
+
+    def branch(name: str, op: str) -> onnx.GraphProto:
+        nodes = [make(op, ["real"], [name])]
+        return onnx.helper.make_graph(nodes, name, [], [info(name, floats, None)])
+
+    if kind == "If":
+        part = make("If", ["positive"], ["out"], then_branch=branch("t", "Identity"),
+                    else_branch=branch("e", "Neg"))  # fmt: skip
+    else:
+        body = onnx.helper.make_graph(
+            [make("Identity", ["go"], ["on"]), make("Add", ["v", "v"], ["w"])],
+            "body",
+            [info("i", onnx.TensorProto.INT64, []), info("go", truth, []), info("v", floats, None)],
+            [info("on", truth, []), info("w", floats, None)],
+        )
+        part = make("Loop", ["times", "positive", "real"], ["out"], body=body)
+    nodes = [
+        make("DequantizeLinear", ["x", "scale", "point"], ["real"]),
+        make("ReduceSum", ["real"], ["sum"], keepdims=0),
+        make("Greater", ["sum", "zero"], ["positive"]),
+        part,
+        make("QuantizeLinear", ["out", "scale", "point"], ["y"]),
+        make("Identity", ["x"], ["same"]),
+    ]
+    values = {"scale": np.float32(0.05), "point": np.uint8(3), "zero": np.float32(0)}
+    constants = [onnx.numpy_helper.from_array(np.array(v), k) for k, v in values.items()]
+    constants.append(onnx.numpy_helper.from_array(np.array(2), "times"))
+    ends = [info(name, onnx.TensorProto.UINT8, (1, 4)) for name in ("x", "y", "same")]
+    graph = onnx.helper.make_graph(nodes, "net", ends[:1], ends[1:], constants)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    onnx.save(model, tmp_path / "net.onnx")
+    x = np.array([[0, 3, 7, 20]], np.uint8)
+    found = predict(read_graph(tmp_path / "net.onnx", "onnx"), "onnx", [{"x": x}])
+    for prediction in found:
+        assert prediction.reason.startswith(f"{kind} in floats (1 of 6 operators")
+        assert list(prediction.outputs) == ["same"]
+        np.testing.assert_array_equal(prediction.outputs["same"], x)

@@ -240,9 +240,9 @@ def float_noise(
 
     The model of rounding says how large it is on each sample; where the reference errs more than
     the model over all samples of one kind, the model is scaled up to it for that kind. Without a
-    model, the reference's own error on that sample, but no less than is usual for its kind, since a
-    single sample can round to the right number by chance. In any case no less than one rounding of
-    the result itself, and no less than the smallest normal number.
+    model, or where it has no number, the reference's own error on that sample, but no less than is
+    usual for its kind, since a single sample can round to the right number by chance. In any case
+    no less than one rounding of the result itself, and no less than the smallest normal number.
 
     Args:
         reference: The float32 reference against float64 truth.
@@ -255,11 +255,11 @@ def float_noise(
     """
     least = np.maximum(unit * reference.rms_truth, SMALLEST_NORMAL)
     error = reference.rms_error
+    noise = np.maximum(_without_luck(error, reference.rms_truth, kind), least)
     if model is None:
-        return np.maximum(_without_luck(error, reference.rms_truth, kind), least)
+        return noise
     usable = np.isfinite(model) & np.isfinite(error)
     floor = np.maximum(np.where(usable, model, 0.0), least)
-    noise = np.maximum(error, least)
     for name in np.unique(kind):
         chosen = usable & (kind == name)
         if chosen.any():

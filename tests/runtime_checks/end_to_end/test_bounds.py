@@ -304,3 +304,13 @@ def test_errors_are_limited_together_and_each(errors, holds):
     assert bound.holds(np.array(errors), np.full(4, "real")) is holds
     each = NoiseBound(np.zeros((4, 1)), np.ones(4), 2.0, 1.5, "")
     assert each.holds(np.array(errors), np.full(4, "real")) is (holds and max(errors) <= 2)
+
+
+def test_a_sample_that_the_model_cannot_bound_has_the_error_usual_for_its_kind() -> None:
+    """Such as an extreme sample of an attention, on which Keras may round to the right number."""
+    kind = np.array(["extreme"] * 4)
+    error = np.array([1e-9, 3e-6, 4e-6, 5e-6])
+    errors = SampleErrors(error, np.ones(4), np.zeros(4))
+    noise = float_noise(errors, kind, 2.0**-24, np.full(4, np.inf))
+    usual = np.sqrt(np.mean(np.square(error)))
+    np.testing.assert_allclose(noise, [usual, usual, 4e-6, 5e-6])

@@ -142,7 +142,7 @@ class Extra:
 
     axis: int
     constant: float
-    blocks: int = 1
+    blocks: int
     padded: bool = False
 
 

@@ -239,6 +239,13 @@ def test_the_change_of_accuracy_in_words(right_before, right_after, lost, gained
     assert finding.passed is (lost < 7)
 
 
+@pytest.mark.parametrize(("chance", "passed"), [(0.05, True), (0.0499, False), (None, True)])
+def test_what_is_at_least_five_per_cent_likely_does_not_count(chance, passed):
+    task = TaskAgreement("digit", "real", 100, (), 0, 0, (), 100, 97, 90, 7, 0, chance)
+    (finding,) = (f for f in quality_findings([], [task], QualityLimits()) if f.check == "accuracy")
+    assert finding.passed is passed
+
+
 def test_the_export_reports_clipped_values(badly_calibrated):
     directory, _ = badly_calibrated
     notes = [note for entry in Manifest.load(directory).artifacts for note in entry.notes]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from renormlite.artifacts.golden_set import GoldenSet, Predictions
@@ -9,6 +11,7 @@ from renormlite.artifacts.manifest import Artifact
 from renormlite.runtime_checks.end_to_end.integer_agreement import (
     IntegerAgreement,
     integer_agreement,
+    must_agree,
 )
 
 STEP = 0.5
@@ -188,3 +191,37 @@ def test_files_without_predictions():
     )
     other = Artifact("net.onnx", "onnx", "int8", "", 0, {}, (), ())
     assert integer_agreement(other, {"y": zeros()}, golden) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "bound"),
+    [
+        ({}, True),
+        ({"machine": "aarch64"}, False),  # ONNX Runtime has other kernels there
+        ({"machine": "AMD64"}, True),
+        ({"variant": "openvino"}, False),
+        ({"runtime": "openvino"}, False),
+        ({"versions": {"onnxruntime": "1.0"}}, False),
+        ({"versions": {}}, False),
+        ({"format": "saved_model"}, False),
+        ({"exported": 1.0}, False),  # it followed no known rule at export
+    ],
+)
+def test_only_the_runtime_of_the_export_has_to_follow_a_known_rule(change, bound, monkeypatch):
+    monkeypatch.setattr("platform.machine", lambda: change.get("machine", "x86_64"))
+    file = dataclasses.replace(artifact(), format=change.get("format", "onnx"))
+    golden = GoldenSet(
+        kind=KIND,
+        inputs={"x": np.zeros((len(KIND), 1), np.float32)},
+        truth={"y": zeros()},
+        folded64={},
+        reference={"y": zeros()},
+        artifacts={file.file: {"y": zeros() + change.get("exported", 0.0)}},
+        predictions={file.file: Predictions({"a": {"y": zeros()}}, {"y": STEP})},
+    )
+    ran = {
+        "runtime": change.get("runtime", "onnxruntime"),
+        "versions": change.get("versions", {"onnxruntime": "1.2"}),
+    }
+    variant = change.get("variant", "")
+    assert must_agree(file, golden, ran, variant, {"onnxruntime": "1.2"}) is bound

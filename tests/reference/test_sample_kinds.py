@@ -174,7 +174,7 @@ def test_flushing_denormals_to_zero_is_within_the_noise(flushed):
     assert (metrics.rms_truth > 5 * SMALLEST_NORMAL).any()
     kind = np.full(len(x), "denormal")
     assert np.all(metrics.rms_error <= 5 * float_noise(metrics, kind, 2.0**-24, model))
-    assert np.all(metrics.rms_error <= model)
+    assert np.all(metrics.rms_error <= model * (1 + 1e-12))  # both are sums in float64
 
 
 def network_scaled(network, factor):

@@ -18,8 +18,9 @@ DIAGONALS = ("MatrixDiag", "MatrixDiagV2", "MatrixDiagV3", "MatrixSetDiag", "Mat
              "MatrixSetDiagV3")  # fmt: skip
 
 # Operations that are computed from constants before the conversion.
-_COMPUTED = ("Cast", "Complex", "Exp", "Fill", "Identity", "Mul", "Neg", "Pack", "Range", "RealDiv",
-             "Reshape", "StridedSlice", *DIAGONALS)  # fmt: skip
+_COMPUTED = ("AddV2", "Cast", "Complex", "Exp", "Fill", "Greater", "GreaterEqual", "Identity",
+             "Less", "LessEqual", "Maximum", "Minimum", "Mul", "Neg", "Pack", "Range", "RealDiv",
+             "Reshape", "StridedSlice", "Sub", *DIAGONALS)  # fmt: skip
 
 
 def bincount_size(op: tf.Operation) -> int | None:
@@ -134,3 +135,24 @@ def inlined_functions() -> Iterator[None]:
         yield
     finally:
         tf.config.run_functions_eagerly(before)
+
+
+@contextlib.contextmanager
+def decided_conditions() -> Iterator[None]:
+    """Trace only the branch of a `tf.cond` that is taken, where static sizes decide it."""
+    import tensorflow as tf
+
+    general = tf.cond
+
+    def cond(pred: Any, true_fn: Any = None, false_fn: Any = None, name: str | None = None) -> Any:
+        symbolic = tf.is_tensor(pred) and not hasattr(pred, "numpy")
+        value = constant_of(pred) if symbolic else None
+        if value is None:
+            return general(pred, true_fn, false_fn, name)
+        return true_fn() if value else false_fn()
+
+    tf.cond = cond
+    try:
+        yield
+    finally:
+        tf.cond = general

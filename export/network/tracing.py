@@ -12,7 +12,7 @@ import numpy as np
 
 from ..fold.graph import Call
 from ..fold.scope_names import accepted_names
-from ..fold.traced_functions import inlined_functions
+from ..fold.traced_functions import decided_conditions, inlined_functions
 from ..formats.expansions import expand
 from ..formats.unroll import Loops, unrolled
 
@@ -94,7 +94,8 @@ def trace_call(call: Call, masks: Sequence[Shape | None] = (), known: Container[
         made[:] = [mask is not None for mask in found]
         return [*outputs, *(mask for mask in found if mask is not None)]
 
-    with accepted_names(operation), _without_loops(operation), inlined_functions():
+    inlined = inlined_functions(), decided_conditions()
+    with accepted_names(operation), _without_loops(operation), inlined[0], inlined[1]:
         try:
             function = tf.function(run, autograph=False)
             concrete = function.get_concrete_function(*specs)

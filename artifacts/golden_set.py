@@ -18,6 +18,9 @@ Arrays = Mapping[str, np.ndarray]
 # Separates the names of rules that agree on all samples.
 _AND = " | "
 
+# Arrays of one number for each sample.
+_BY_SAMPLE = ("kind", "noise", "file-noise", "step", "saturated", "unpredicted")
+
 
 def joined(first: Arrays, second: Arrays) -> dict[str, np.ndarray]:
     """Return the concatenation of the arrays that both have."""
@@ -195,7 +198,8 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         raise UserError(f"{path} is not a golden set: it lacks its samples. Export again.")
     samples = len(arrays["kind"]) if arrays["kind"].ndim else 0
     for key, array in arrays.items():
-        if array.ndim == 0 or len(array) != samples:
+        by_sample = key.partition(":")[0] in _BY_SAMPLE
+        if array.ndim == 0 or len(array) != samples or (by_sample and array.ndim > 1):
             raise UserError(
                 f"{path}: '{key}' must hold {samples} samples as 'kind' does. Received shape "
                 f"{array.shape}. Export again."
@@ -263,6 +267,6 @@ def _predictions(by_file: Mapping[str, Mapping[str, Arrays]]) -> dict[str, Predi
         own = {name: float(array[0]) for name, array in by_file["step"].get(file, {}).items()}
         found[file] = Predictions(by_rule, own, reasons.get(file, ""))
     for file, flags in by_file["saturated"].items():
-        if file in found:
-            found[file] = replace(found[file], saturated=flags[""])
+        if file in found and "" in flags:
+            found[file] = replace(found[file], saturated=flags[""].astype(np.bool_))
     return found

@@ -7,11 +7,14 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from healthy_files import write_healthy_files
 from hostile import PARSERS, VALUES, changed, inputs, outcome, place_of, places
 from renormlite import UserError
+from renormlite.artifacts.archive import save_arrays
 from renormlite.artifacts.directory import read_export
+from renormlite.artifacts.golden_set import read_golden
 from renormlite.artifacts.manifest import Manifest
 from renormlite.artifacts.samples import load_samples
 from renormlite.runtime_checks.bundle.write import write_bundle
@@ -92,3 +95,21 @@ def test_a_shape_that_does_not_fit_the_file_allocates_nothing(shape, tmp_path):
     path.write_bytes(data)
     with pytest.raises(UserError, match=r"is not a \.npz or \.npy file"):
         load_samples(path, ())
+
+
+def test_numbers_of_samples_in_a_golden_set_are_one_for_each(tmp_path) -> None:
+    arrays = {"kind": np.array(["real", "real"]), "input:x": np.zeros((2, 3))}
+    arrays |= {f"{prefix}:y": np.zeros((2, 4)) for prefix in ("truth", "folded64", "reference")}
+    arrays["predicted:a.tflite:XNNPACK:y"] = np.zeros((2, 4))
+    unknown = {**arrays, "saturated:a.tflite:y": np.ones(2)}
+    save_arrays(tmp_path / "golden.npz", unknown)
+    known = read_golden(tmp_path / "golden.npz", ["y"])
+    assert known.predictions["a.tflite"].saturated is None
+    save_arrays(tmp_path / "golden.npz", {**arrays, "saturated:a.tflite:": np.array([0, 2])})
+    flags = read_golden(tmp_path / "golden.npz", ["y"]).predictions["a.tflite"].saturated
+    assert flags is not None
+    assert flags.tolist() == [False, True]
+    for key in ("saturated:a.tflite:", "noise:y", "file-noise:a.tflite:y", "step:a.tflite:y"):
+        save_arrays(tmp_path / "golden.npz", {**arrays, key: np.zeros((2, 4))})
+        with pytest.raises(UserError, match=f"'{key}' must hold 2 samples as 'kind' does"):
+            read_golden(tmp_path / "golden.npz", ["y"])

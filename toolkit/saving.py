@@ -37,6 +37,7 @@ _SUFFIXES = {"keras": (".keras",), "h5": (".h5", ".hdf5")}
 # Weights may take as many bytes, or as many times the size of their file, which may be compressed.
 _SMALL_MODEL, _MOST_TIMES = 1 << 29, 16
 _CONFIG = "config.json"  # in a .keras file
+_LARGEST_TEXT = 1 << 26  # bytes of the configuration, which has some megabytes in large models
 _HDF5 = b"\x89HDF\r\n\x1a\n"  # the first bytes of every such file
 # How Keras names custom code that is not registered, in .keras and in .h5 files.
 _UNREGISTERED = re.compile(
@@ -201,6 +202,7 @@ def _kind_of(path: Path) -> str:
         what = "is a folder" if path.is_dir() else "does not exist"
         raise UserError(f"Expected a model file. Received: {path}, which {what}. {HOW_TO_SAVE}")
     if zipfile.is_zipfile(path) and _has_config(path):
+        _refuse_bomb(path)
         if _is_of_keras_2(path):
             raise UserError(
                 f"{path} was saved by Keras 2 in a format that Keras 3 cannot read. Save it as "
@@ -225,6 +227,27 @@ def _has_config(path: Path) -> bool:
             return _CONFIG in archive.namelist()
     except Exception:  # a damaged file can raise any type; Keras' error says what is wrong
         return True
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuse a .keras file that expands to far more than its size, before it is read.
+
+    Raises:
+        UserError: The file does.
+    """
+    size = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {entry.filename: entry.file_size for entry in archive.infolist()}
+    except Exception:  # as above
+        return
+    expanded = sum(sizes.values())
+    text = sum(number for name, number in sizes.items() if name.endswith(".json"))
+    if text > _LARGEST_TEXT or expanded > max(_SMALL_MODEL, _MOST_TIMES * size):
+        raise UserError(
+            f"{path} has {size / 1e6:.1f} MB that expand to {expanded / 1e9:.3g} GB, "
+            f"{text / 1e9:.3g} GB of it the model's configuration: it is damaged. {HOW_TO_SAVE}"
+        )
 
 
 def _is_of_keras_2(path: Path) -> bool:

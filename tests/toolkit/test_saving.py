@@ -286,6 +286,20 @@ def test_damaged_metadata_is_not_taken_for_that_of_keras_2(saved: Path, tmp_path
     np.testing.assert_array_equal(rl.load_model(path)(x), rl.load_model(saved)(x))
 
 
+@pytest.mark.parametrize(("name", "megabytes"), [("config.json", 70), ("assets/words", 600)])
+def test_a_file_that_expands_to_far_more_is_refused(name, megabytes, tmp_path) -> None:
+    path = tmp_path / "net.keras"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json" if name != "config.json" else "metadata.json", "{}")
+        with archive.open(name, "w") as member:
+            for _ in range(megabytes):
+                member.write(b" " * 1_000_000)
+    with pytest.raises(
+        rl.UserError, match=rf"MB that expand to {megabytes / 1000:g} GB, .* damaged"
+    ):
+        rl.load_model(path)
+
+
 def test_code_in_the_file_runs_only_with_permission(tmp_path: Path) -> None:
     x = keras.Input((4,))
     model = keras.Model(x, keras.layers.Lambda(lambda t: t * 2 + 1)(x))

@@ -156,34 +156,55 @@ def _with_config(path: Path, kind: str, config: Any, folder: Path) -> Path:
 def _bounded_weights(path: Path) -> Iterator[None]:
     """Refuse weights far larger than the file that should hold them, before they are allocated.
 
-    Keras allocates what the configuration of the layers asks for, and reads the weights afterwards.
+    Keras allocates what the configuration of the layers asks for, and reads the weights afterwards,
+    which may be compressed.
 
     Raises:
-        UserError: The layers ask for too much.
+        UserError: The layers ask for too much, or the weights in the file have too many bytes.
     """
+    import h5py
+
     limit = max(_SMALL_MODEL, _MOST_TIMES * path.stat().st_size)
-    add_weight, claimed = keras.Layer.add_weight, 0
+    asked = read = 0
+    add_weight, get_item, as_array = (
+        keras.Layer.add_weight,
+        h5py.Dataset.__getitem__,
+        h5py.Dataset.__array__,
+    )
 
     def counted(layer: keras.Layer, *args: Any, shape: Any = None, **options: Any) -> Any:
-        nonlocal claimed
+        nonlocal asked
         sizes = shape if isinstance(shape, (tuple, list)) else (shape or 1,)
-        claimed += 4 * math.prod(sizes)
-        if claimed > limit:
+        asked += 4 * math.prod(sizes)
+        if asked > limit:
             raise MemoryError
         return add_weight(layer, *args, shape=shape, **options)
 
+    def counting(method: Any) -> Any:
+        def reading(dataset: h5py.Dataset, *args: Any, **options: Any) -> Any:
+            nonlocal read
+            read += dataset.nbytes if read <= limit else 0  # Keras may try again
+            if read > limit:
+                raise MemoryError
+            return method(dataset, *args, **options)
+
+        return reading
+
     keras.Layer.add_weight = counted
+    h5py.Dataset.__getitem__, h5py.Dataset.__array__ = counting(get_item), counting(as_array)
     try:
         yield
     except Exception as error:
-        if claimed <= limit:
+        if max(asked, read) <= limit:
             raise
+        claims = "its layers ask for" if asked > limit else "expands to"
         raise UserError(
-            f"{path} has {path.stat().st_size / 1e6:.1f} MB, and its layers ask for "
-            f"{claimed / 1e9:.3g} GB of weights: it is damaged. {HOW_TO_SAVE}"
+            f"{path} has {path.stat().st_size / 1e6:.1f} MB, and {claims} "
+            f"{max(asked, read) / 1e9:.3g} GB of weights: it is damaged. {HOW_TO_SAVE}"
         ) from error
     finally:
         keras.Layer.add_weight = add_weight
+        h5py.Dataset.__getitem__, h5py.Dataset.__array__ = get_item, as_array
 
 
 def _kind_of(path: Path) -> str:

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import keras
 import numpy as np
 import pytest
@@ -297,6 +298,29 @@ def test_a_file_that_expands_to_far_more_is_refused(name, megabytes, tmp_path) -
     with pytest.raises(
         rl.UserError, match=rf"MB that expand to {megabytes / 1000:g} GB, .* damaged"
     ):
+        rl.load_model(path)
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_weights_that_expand_to_far_more_are_refused(suffix, tmp_path) -> None:
+    x = keras.Input((4,))
+    path = tmp_path / f"net{suffix}"
+    keras.Model(x, keras.layers.Dense(3)(x)).save(path)
+    weights = path
+    if suffix == ".keras":
+        with zipfile.ZipFile(path) as archive:
+            archive.extractall(tmp_path / "parts")
+        weights = tmp_path / "parts" / "model.weights.h5"
+    with h5py.File(weights, "r+") as file:
+        names: list[str] = []
+        file.visititems(lambda k, v: names.append(k) if getattr(v, "shape", ()) == (4, 3) else None)
+        del file[names[0]]
+        file.create_dataset(names[0], (1 << 16, 1 << 14), "f4", chunks=(1024, 1024))
+    if suffix == ".keras":
+        with zipfile.ZipFile(path, "w") as archive:
+            for part in (tmp_path / "parts").iterdir():
+                archive.write(part, part.name)
+    with pytest.raises(rl.UserError, match=r"and expands to 4\.29 GB of weights: it is damaged"):
         rl.load_model(path)
 
 

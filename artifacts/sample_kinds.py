@@ -102,8 +102,8 @@ def without_undefined(
         reference: The trained model's outputs, with NaN where there is no expected value.
         precision: Precision of the file; integer files have no expected values in "nonfinite"
             samples, nor where the trained model gives NaN or infinity.
-        noise: Keras output name to the (N,) noise of the file; nothing is expected of samples whose
-            noise is infinite, such as those beyond half precision.
+        noise: Keras output name to the (N,) noise of the file; nothing is expected of unusual
+            samples whose noise is infinite, such as those beyond half precision.
     """
     found = dict(outputs)
     for name, array in outputs.items():
@@ -119,7 +119,7 @@ def without_undefined(
             free = (kind == NONFINITE).reshape(column) | ~np.isfinite(known)
         limits = (noise or {}).get(name)
         if limits is not None and np.isinf(limits).any():
-            free = free | np.isinf(limits).reshape(column)
+            free = free | (np.isin(kind, UNUSUAL) & np.isinf(limits)).reshape(column)
         if not free.any():
             continue
         # Integers and booleans are converted to float64, which has NaN.

@@ -32,7 +32,7 @@ largest noise of those, as do samples with NaN or infinity, for which errors are
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -244,6 +244,8 @@ def _variances(
                 read[0] = in_steps(read[0], step)
             value = evaluate_node(node, read)
             variance = rounding_variance(node, read, value, errors, arithmetic.unit)
+            if np.isinf(value).any() and _masks(node, read, errors):
+                variance = np.where(np.isinf(value), 0, variance)
             if half:
                 variance = variance + _underflow(value)
             if node.name in arithmetic.steps:
@@ -256,6 +258,16 @@ def _variances(
                 if last[name] == node.name:
                     del values[name], variances[name]
     return {name: kept[value] for name, value in network.outputs.items()}
+
+
+def _masks(node: Node, read: Sequence[np.ndarray], variances: Sequence[np.ndarray]) -> bool:
+    """Return whether infinite results stem from infinite numbers, such as those of masks.
+
+    They are not rounded, whereas those of an overflow have no bound.
+    """
+    operands = (*read, *node.arrays.values())
+    infinite = any(array.dtype.kind == "f" and bool(np.isinf(array).any()) for array in operands)
+    return infinite and all(bool(np.isfinite(variance).all()) for variance in variances)
 
 
 def _input_rounding(value: np.ndarray) -> np.ndarray:

@@ -80,9 +80,14 @@ class Softmax(Operator):
         )
         raised = np.exp(x - x.max(axis=-1, keepdims=True))
         others = _sum_of_others(raised)
+        # What is masked, by minus infinity too, has no share in any result.
+        spread = np.where(raised > 0, spread, 0.0)
         with np.errstate(divide="ignore", invalid="ignore"):
             shared = _sum_of_others(np.square(raised) * spread) / np.square(others)
             odds = np.log(raised / others)
+        # Squares of small shares vanish: Σ q_j² s_j is at most the greatest s_j.
+        greatest = spread.max(axis=-1, keepdims=True)
+        shared = np.where(np.square(others) > 0, shared, greatest)
         squares = np.where(others > 0, spread + shared, 0.0)
         # y (1 - y), the tangent, without cancellation.
         tangent = np.square(y * others / raised.sum(axis=-1, keepdims=True))
@@ -138,7 +143,8 @@ class LogSoftmax(Operator):
     def variance(self, at: Evaluated, variances: Arrays, unit: float) -> np.ndarray:
         """See the base class."""
         axis = _axis(at.attributes)
-        squares = np.square(np.exp(at.output)) * variances[0]
+        shares = np.square(np.exp(at.output))
+        squares = np.where(shares > 0, shares * variances[0], 0.0)
         own = ROUNDING * (2 * np.square(at.output) + at.output.shape[axis] / 2)
         return np.asarray(variances[0] + np.sum(squares, axis=axis, keepdims=True) + own)
 

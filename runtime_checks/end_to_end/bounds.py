@@ -135,6 +135,9 @@ def end_to_end_bound(
         )
     if model is not None:
         size = sample_errors(golden.truth[output], golden.truth[output]).rms_truth
+        finite = np.isfinite(model)
+        if exported is not None and not finite.all():
+            model = np.where(finite, model, sample_errors(exported, golden.truth[output]).rms_error)
         noise = _without_luck(np.where(np.isfinite(model), model, 0.0), size, golden.kind)
         reason = precision.noise
     else:

@@ -415,3 +415,39 @@ def test_a_variance_without_a_bound_is_no_bound_of_zero():
     # An infinite value is compared by itself.
     value = np.array([[np.inf, 0.0], [np.inf, 0.0], [np.nan, 0.0], [np.inf, np.nan], [0.0, 0.0]])
     assert _mean(variance, value).tolist() == [3.0, 1.0, 1.0, 0.0, np.inf]
+
+
+@pytest.mark.parametrize("last", ["softmax", "exp"])
+def test_a_mask_of_minus_infinity_is_as_noisy_as_one_of_large_numbers(last):
+    """A masked score has no share in a result, and infinite numbers are not rounded."""
+
+    def masked(by: float) -> dict[str, np.ndarray]:
+        def node(name: str, op: str, source: str, *constant: float) -> Node:
+            known = {"constant": np.array(constant, np.float32)} if constant else {}
+            return Node(name, op, name, (source,), (None, 3), {}, {}, known)
+
+        kernel = {"kernel": np.eye(3, dtype=np.float32) * 0.3}
+        nodes = (
+            Node("d", "dense", "d", ("x",), (None, 3), {}, kernel),
+            node("m", "add", "d", 0, 0, by),
+            node("n", "add", "m", 0.7, 0.7, 0.7),
+            node("y", last, "n"),
+        )
+        x = np.random.default_rng(0).normal(size=(6, 3))
+        return expected_noise(Network({"x": (None, 3)}, {"y": "y"}, nodes), {"x": x})
+
+    noise = masked(-np.inf)["y"]
+    assert np.all(noise > 0)
+    np.testing.assert_allclose(noise, masked(-80.0)["y"], rtol=1e-6)
+
+
+def test_numbers_that_overflow_have_no_bound():
+    """Unlike those of a mask, infinite results of finite numbers say nothing about the error."""
+    nodes = (
+        Node("a", "multiply", "a", ("x",), (None, 2), {}, {}, {"constant": np.array([1e200, 1])}),
+        Node("b", "multiply", "b", ("a",), (None, 2), {}, {}, {"constant": np.array([1e200, 1])}),
+        Node("c", "add", "c", ("b",), (None, 2), {}, {}, {"constant": np.array([1.0, 1])}),
+        Node("y", "sigmoid", "y", ("c",), (None, 2), {}, {}),
+    )
+    network = Network({"x": (None, 2)}, {"y": "y"}, nodes)
+    assert np.isinf(expected_noise(network, {"x": np.ones((1, 2))})["y"]).all()

@@ -75,15 +75,15 @@ class FrozenGraph:
         return dataclasses.replace(self, graph_def=graph_def, weights={})
 
     def without_values(self) -> FrozenGraph:
-        """Return the network without the attributes of its ops, which hold the weights.
-
-        Names, types and inputs of the ops are left, for messages.
-        """
+        """Return the network without the values of its constants, for messages about its ops."""
         import tensorflow as tf
 
         graph_def = tf.compat.v1.GraphDef(library=self.graph_def.library)
         for node in self.graph_def.node:
-            graph_def.node.add(name=node.name, op=node.op).input.extend(node.input)
+            kept = graph_def.node.add(name=node.name, op=node.op, input=node.input)
+            for name, attribute in node.attr.items():
+                if not attribute.HasField("tensor"):
+                    kept.attr[name].CopyFrom(attribute)
         return dataclasses.replace(self, graph_def=graph_def, weights={})
 
     def readable_name(self, name: str) -> str:

@@ -78,32 +78,52 @@ def test_a_component_appears_whole_or_not_at_all(empty_cache: Path) -> None:
     assert newer.remove() == 0
 
 
+# At each mark it waits for a line.
 MAKE_AND_REMOVE = """
+import sys
 from renormlite.devices.setup.cache import Component
 component = Component("thing", {"version": 1}, needs_bytes=1000)
+
+def mark():
+    print("mark", flush=True)
+    sys.stdin.readline()
 
 def build(folder):
     for number in range(300):
         (folder / f"{number}").write_text("0123456789")
+        if number == 150:
+            mark()
     return {}
 
-print("ready", flush=True)
+mark()
 while True:
     component.make(build, lambda line: None)
+    mark()
     component.remove()
+    mark()
 """
 
 
 def test_a_component_is_whole_or_absent_after_a_kill(empty_cache: Path) -> None:
     component = Component("thing", {"version": 1}, needs_bytes=1000)
     found = set()
-    for moment in np.random.default_rng(0).uniform(0, 0.1, 25):
+    for number, moment in enumerate(np.random.default_rng(0).uniform(0, 0.01, 14)):
         process = subprocess.Popen(
-            [sys.executable, "-c", MAKE_AND_REMOVE], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", MAKE_AND_REMOVE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
+        assert process.stdin is not None
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-        time.sleep(moment)
+        for _ in range(1 + number % 7):
+            assert process.stdout.readline() == "mark\n"
+            process.stdin.write("\n")
+            process.stdin.flush()
+        if number % 2:  # at the next mark, otherwise between two
+            assert process.stdout.readline() == "mark\n"
+        else:
+            time.sleep(moment)
         process.kill()
         process.communicate()
         whole = component.record() is not None

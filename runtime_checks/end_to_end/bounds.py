@@ -258,10 +258,11 @@ def float_noise(
     """
     least = np.maximum(unit * reference.rms_truth, SMALLEST_NORMAL)
     error = reference.rms_error
-    noise = np.maximum(_without_luck(error, reference.rms_truth, kind), least)
     if model is None:
-        return noise
+        return np.maximum(_without_luck(error, reference.rms_truth, kind), least)
     usable = np.isfinite(model) & np.isfinite(error)
+    own = error if usable.all() else _without_luck(error, reference.rms_truth, kind)
+    noise = np.maximum(own, least)
     floor = np.maximum(np.where(usable, model, 0.0), least)
     for name in np.unique(kind):
         chosen = usable & (kind == name)

@@ -11,8 +11,9 @@ from typing import Any
 
 from .record import Record
 
-# The greatest number of IEEE half precision.
+# The greatest number of IEEE half precision, and the least normal one.
 GREATEST_HALF = 65504.0
+LEAST_HALF = 2.0**-14
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,7 @@ class ExportRun:
             noise = expected_noise(network, self.samples.inputs)
         artifacts = describe(self._truth(network, truth))
         unequal = tuple(unequal_parts(network, self._typical(truth)))
+        kind = np.array(self.samples.kind)
         judged, outputs, of_files, predictions = [], {}, {}, {}
         for artifact in artifacts:
             inputs = file_inputs(self.samples.inputs, artifact.precision)
@@ -168,8 +169,9 @@ class ExportRun:
             artifact = self._with_misfits(artifact, folder, network, unequal)
             made_from = self._network(artifact, folder, network)
             modelled = precision_named(artifact.precision).noise and artifact.format in READERS
+            modelled = modelled and not shares_ranges(artifact)
             noise_of_file: golden.Arrays = {}
-            if modelled and not shares_ranges(artifact):
+            if modelled:
                 with step(artifact.file, "noise"):
                     noise_of_file = file_noise(
                         folder / artifact.file,
@@ -187,8 +189,7 @@ class ExportRun:
                 refused[artifact.file] = refusal
                 continue
             outputs[artifact.file] = given
-            if modelled and not shares_ranges(artifact):
-                kind = np.array(self.samples.kind)
+            if modelled:
                 if artifact.precision == "float16":
                     noise_of_file = beyond_half(noise_of_file, made_from, inputs, kind)
                 if not _is_integer(artifact):
@@ -205,14 +206,7 @@ class ExportRun:
             if artifact.file in refused:
                 for name in artifact.all_files:
                     remove(folder / name)
-        wanted = expected(
-            network,
-            self.samples.inputs,
-            truth,
-            folded64,
-            reference,
-            kind=np.array(self.samples.kind),
-        )
+        wanted = expected(network, self.samples.inputs, truth, folded64, reference, kind=kind)
         golden.write_golden(
             folder / golden.FILE_NAME,
             self.samples,

@@ -62,15 +62,13 @@ def expand(function: Any, but: Container[str] = ()) -> dict[str, str]:
     replaced = {}
     numbers = ComplexNumbers()
     for op in function.graph.get_operations():
-        known = op.type not in _EXPANSIONS or (op.type in but and op.type not in _ALWAYS)
-        if known and not _is_complex(op):
+        is_complex = _is_complex(op)
+        needed = op.type in _EXPANSIONS and (op.type in _ALWAYS or op.type not in but)
+        if not (is_complex or needed):
             continue
         scope = op.name.rpartition("/")[0]
         with function.graph.as_default(), tf.name_scope(f"{scope}/" if scope else ""):
-            if _is_complex(op):
-                result = numbers.real_result(op)
-            else:
-                result = _EXPANSIONS[op.type](op, function)
+            result = numbers.real_result(op) if is_complex else _EXPANSIONS[op.type](op, function)
             if result is not None:
                 # An identity with a new name, since the result may be an existing tensor.
                 replaced[op.name] = tf.identity(result, name=op.name.rpartition("/")[2]).op.name

@@ -9,9 +9,9 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 
 from ...artifacts.flatbuffer import operator_code, text
+from ...artifacts.ranges import LEAST_HALF
 from .stand_ins import Weight
 
-_LEAST_HALF = float(np.finfo(np.float16).smallest_normal)
 _HALF_DEQUANTIZE = 3  # the first version of DEQUANTIZE that reads half precision
 
 
@@ -79,4 +79,4 @@ def _is_tiny(model: Any, tensor: Any) -> bool:
     if kind is None or data is None or len(data) != np.dtype(kind).itemsize:
         return False
     number = abs(float(np.frombuffer(bytes(bytearray(data)), kind)[0]))
-    return number < _LEAST_HALF and (number > 0 or kind is np.float16)
+    return number < LEAST_HALF and (number > 0 or kind is np.float16)

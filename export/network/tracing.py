@@ -94,8 +94,12 @@ def trace_call(call: Call, masks: Sequence[Shape | None] = (), known: Container[
         made[:] = [mask is not None for mask in found]
         return [*outputs, *(mask for mask in found if mask is not None)]
 
-    inlined = inlined_functions(), decided_conditions()
-    with accepted_names(operation), _without_loops(operation), inlined[0], inlined[1]:
+    with (
+        accepted_names(operation),
+        _without_loops(operation),
+        inlined_functions(),
+        decided_conditions(),
+    ):
         try:
             function = tf.function(run, autograph=False)
             concrete = function.get_concrete_function(*specs)

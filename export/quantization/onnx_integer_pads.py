@@ -12,6 +12,8 @@ from collections.abc import Mapping
 
 import onnx
 
+from ..formats.onnx_view import text_of
+
 _LEAST_OPSET = 13  # the first whose Pad takes integers of 8 bits
 
 
@@ -60,9 +62,9 @@ def pad_integers(model: onnx.ModelProto) -> None:
 
 def _with_zeros(node: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> bool:
     """Return whether a Pad adds zeros."""
-    mode = next((a.s for a in node.attribute if a.name == "mode"), b"constant")
     fill = node.input[2] if len(node.input) > 2 else ""
-    return mode == b"constant" and (not fill or _number(constants, fill) == 0)
+    constant = text_of(node, "mode") in ("", "constant")
+    return constant and (not fill or _number(constants, fill) == 0)
 
 
 def _number(constants: Mapping[str, onnx.TensorProto], name: str) -> float | None:

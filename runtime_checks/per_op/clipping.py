@@ -132,9 +132,8 @@ class Clipping:
         result = function(*together([x for x in read if x is not None]))
         errors = np.abs(result - self._numbers.of(key)).reshape(self._samples, -1).max(axis=1)
         step, nearest = steps.scales.max(), self._nearest
-        return np.where(
-            errors > nearest * step, np.where(errors > (1 + nearest) * step, np.inf, errors), 0.0
-        )
+        lost = np.where(errors > (1 + nearest) * step, np.inf, errors)
+        return np.where(errors > nearest * step, lost, 0.0)
 
     def _clipped(self, read: str, key: str) -> np.ndarray:
         """Return (P,) whether floats that are quantized are beyond the range of the integers."""

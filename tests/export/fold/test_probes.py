@@ -1,4 +1,4 @@
-"""Protects the inputs of the proof, and how outputs that differ by more than rounding are told."""
+"""Protects the inputs of the proof, and its test for outputs that differ by more than rounding."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def test_an_output_that_is_constant_as_a_whole():
 
 
 def test_the_parts_of_joined_outputs():
-    """What `--split-outputs` accepts; a layer that was traced cannot be taken apart."""
+    """`--split-outputs` takes these apart, but not a join inside a traced layer."""
 
     def node(name, op, inputs, size, layer="", **attributes):
         return Node(name, op, layer or name, inputs, (None, 5, size), attributes, {})

@@ -236,8 +236,12 @@ class Upward(AwayFromZero):
         factor = multiplier(float(x / (np.float32(count) * y)))
         whole, channels = sums + count * point, sums.shape[-1]
         grouped = np.arange(channels) < channels // 16 * 16
-        total = np.where(grouped, self.times_upward(whole, *factor), self.times(whole, *factor))
+        total = np.where(grouped, self.sixteens(whole, *factor), self.times(whole, *factor))
         return total - int(away_from_zero(np.float32(point) * x / y))
+
+    def sixteens(self, values: Ints, m: Ints, e: Ints) -> Ints:
+        """Return values · m 2^(e-31) in a group of sixteen channels of such an average."""
+        return self.times_upward(values, m, e)
 
 
 class SingleRounding(FixedPoint):

@@ -111,15 +111,25 @@ class _BehindXnnpack(Upward):
 
 
 class Earlier(Upward):
-    """The optimized kernels with 16-bit dense layers as convolutions (tflite-runtime 2.14)."""
+    """The optimized kernels with 16-bit dense layers as convolutions (tflite-runtime 2.14).
+
+    Its averages over both spatial axes have no groups of another rounding (measured).
+    """
 
     name = "double, half up, earlier"
     kernels = "TFLite's optimized kernels before 2.17"
-    says = "a multiplier of 15 bits in dense layers too (as TFLite's optimized kernels before 2.17)"
+    says = (
+        "16-bit dense layers and averages that round as earlier (as TFLite's optimized kernels "
+        "before 2.17)"
+    )
 
     def dense_wide(self, sums: Ints, x: Scales, w: Scales, y: Scales) -> Ints:
         """As for a convolution."""
         return self.rounded_wide(sums, x, w, y)
+
+    def sixteens(self, values: Ints, m: Ints, e: Ints) -> Ints:
+        """As in the portable kernels."""
+        return self.times(values, m, e)
 
 
 _BEHIND = _BehindXnnpack()
@@ -132,11 +142,15 @@ TFLITE_RULES: tuple[Arithmetic, ...] = (
     SingleRounding(),
 )
 
-_TFLITE_RULES_OF_16_BITS = (*TFLITE_RULES, Earlier())
+_ALL_TFLITE_RULES = (*TFLITE_RULES, Earlier())
 
 
 def tflite_rules(graph: ArtifactGraph) -> tuple[Arithmetic, ...]:
-    """Return the rules that may differ on a .tflite file; some differ only for 16-bit integers."""
+    """Return the rules that may differ on a .tflite file.
+
+    One of them differs only for 16-bit integers and averages.
+    """
     steps = [tensor.quantization for tensor in graph.tensors.values()]
     wide = any(entry is not None and entry.dtype == np.int16 for entry in steps)
-    return _TFLITE_RULES_OF_16_BITS if wide else TFLITE_RULES
+    averages = any(op.kind == "MEAN" for op in graph.ops)
+    return _ALL_TFLITE_RULES if wide or averages else TFLITE_RULES

@@ -14,7 +14,7 @@ from renormlite.artifacts.graphs.base import Quantization
 from renormlite.reference.rounding.fixed_point import multiplier
 from renormlite.reference.rounding.quantized import Output, Quantized
 from renormlite.reference.rounding.tflite_rules import AwayFromZero, SingleRounding, Upward
-from renormlite.reference.rounding.xnnpack import Float32
+from renormlite.reference.rounding.xnnpack import Earlier, Float32
 
 SCALES = (0.02173, 0.9999999, 1.0, 3.7, 0.5, 2.0**-9, 0.000173)
 VALUES = np.unique(
@@ -112,6 +112,21 @@ def test_sum_and_mean_are_within_a_step_of_exact(rule):
     got = rule.averaged(sums, 64, scales[0], scales[2])
     # A first rounding six bits below the second adds half of 2^-6 steps.
     assert np.abs(got - mean).max() <= 0.5 + 2.0**-7 + 1e-5
+
+
+# Outputs measured on LiteRT 2.3 with its builtin kernels, and on tflite-runtime 2.14.
+@pytest.mark.parametrize(
+    ("rule", "measured"),
+    [
+        (Upward(), [-41, -78, -8, 8, -65, 72, -47, -78]),
+        (Earlier(), [-42, -79, -9, 8, -66, 72, -48, -78]),
+    ],
+)
+def test_averages_of_sixteen_channels_are_those_measured(rule, measured):
+    sums = np.array([-194, -313, -88, -35, -271, 168, -214, -311] * 2)  # of 4 x 4 integers
+    steps = np.float32(0.036180686205625534), np.float32(0.007260862272232771)
+    found = rule.averaged_places(sums - 16 * -4, 16, -4, *steps) + -1
+    assert found.tolist() == measured * 2
 
 
 @pytest.mark.parametrize("ratio", [0.37, 0.9, 1.6])

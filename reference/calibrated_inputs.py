@@ -15,6 +15,7 @@ import numpy as np
 from ..artifacts.graphs.base import ArtifactGraph
 from ..artifacts.manifest import Artifact
 from .integer_noise import Step, input_steps
+from .rounded_parts import rounded_part
 from .value_changes import value_changes
 
 # Real samples cover more than this share of the range that was calibrated on similar ones, and at
@@ -79,7 +80,8 @@ def miscalibrated_inputs(
     """
     samples = [inputs[spec.keras_name] for spec in artifact.inputs]
     steps = input_steps(graph, [spec.name for spec in artifact.inputs], samples)
-    for spec, array in zip(artifact.inputs, samples):
+    for spec, values in zip(artifact.inputs, samples):
+        array = rounded_part(graph, spec.name, values)
         finite = array[np.isfinite(array)]
         if spec.name not in steps or array.dtype.kind != "f" or not finite.size:
             continue

@@ -23,6 +23,7 @@ from .file_weights import match_weights
 from .integer_noise import Step, input_steps, rounded_values, steps_with_weights
 from .merged_affines import with_merged_affines
 from .network import node_values, opaque_layers
+from .rounded_parts import rounded_part
 from .saturation import ROUNDED_TO_INFINITY, overflows_harmlessly, with_saturated_constants
 
 # Shares below this, in percent, are not reported: some value is always the greatest.
@@ -78,7 +79,7 @@ def _clipped_inputs(
     for spec in artifact.inputs:
         if spec.name in steps:
             tally = _Tally(steps[spec.name])
-            tally.add(inputs[spec.keras_name])
+            tally.add(rounded_part(graph, spec.name, inputs[spec.keras_name]))
             yield tally.clipped(f"input '{spec.keras_name}'")
 
 

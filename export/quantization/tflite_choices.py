@@ -21,6 +21,7 @@ from .quantizer_choices import QuantizerChoices
 from .range_choice import Histogram
 from .shared_ranges import set_range, share_ranges
 from .tflite_int16 import with_int16
+from .unrounded_inputs import with_unrounded_inputs
 
 
 def quantized(
@@ -68,7 +69,8 @@ def quantized(
     )
     if pixels is not None:
         demand_tflite_steps(data, pixels)
-    return with_int16(parse(data), wide, ranges) if wide else data
+    quantized_model = with_unrounded_inputs(parse(data))
+    return with_int16(quantized_model, wide, ranges) if wide else pack(quantized_model)
 
 
 def wherever_possible(calibrated: bytes, samples: Sequence[Sequence[np.ndarray]]) -> bytes:

@@ -286,6 +286,36 @@ def test_narrow_columns_of_a_wide_input_have_their_own_steps(tmp_path: Path) -> 
         assert min(artifact.snr_db.values()) > 30, artifact.file
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("beside", ["columns", "all"])
+def test_ids_beside_numbers_are_read_unrounded(first: bool, beside: str, tmp_path: Path) -> None:
+    # In steps of 30/255, or clipped to the range of the numbers, most ids would become others.
+    generator = np.random.default_rng(0)
+    ids, numbers = generator.integers(0, 31, (64, 2)), generator.normal(size=(64, 3))
+    data = np.concatenate([ids, numbers], 1).astype(np.float32)
+    x = keras.Input((5,), name="x")
+    table = kl.Embedding(31, 4, embeddings_initializer=keras.initializers.RandomNormal(0, 1, 0))
+
+    def rows() -> keras.KerasTensor:
+        return kl.Flatten()(table(ops.flip(x[:, :2], axis=1)))
+
+    found = rows() if first else None
+    rest = x[:, 2:] if beside == "columns" else kl.Dense(3, name="dense")(x) * 0.01
+    found = rows() if found is None else found
+    model = keras.Model(x, kl.Concatenate()([found, rest]))
+    manifest = rl.export_model(
+        model, tmp_path, formats=("tflite",), precisions=("int8",), calibration=data, inputs=data
+    )
+    golden = np.load(tmp_path / "golden.npz")
+    real = golden["kind"] == "real"
+    (artifact,), (output,) = manifest.artifacts, manifest.outputs
+    got = golden[f"artifact:{artifact.file}:{output.name}"][real][:, :8]
+    chosen = golden["input:x"][real][:, 1::-1].astype(int)
+    wanted = np.asarray(table.embeddings)[chosen].reshape(len(chosen), 8)
+    np.testing.assert_allclose(got, wanted, atol=8 / 255)
+    assert rl.check_parity(tmp_path, targets=["litert", "litert+reference"]).passed
+
+
 def test_a_value_that_replaces_another_without_its_gradient_keeps_its_steps(tmp_path: Path) -> None:
     # A vector-quantized code: x + stop_gradient(q - x), with q far smaller than x. In steps of x,
     # nothing of q would be left.

@@ -3,10 +3,11 @@
     python benchmarks/export_memory.py [--network dense] [--millions 80] [--to tflite onnx]
                                        [--precision float32] [--json FILE]
 
-The export runs in a process of its own, and this process reads the resident memory of it and of its
-child processes every few milliseconds. Rows are the greatest sum in each stage, in MB and, less
-that of a network of 0.01 million parameters (the libraries), in bytes of the weights. `stock` is
-the same for the stock converters alone, `model.export`.
+The export runs in a process of its own, and this process reads the memory of it and of its child
+processes every few milliseconds. Rows are the greatest sum in each stage, in MB and, less that of a
+network of 0.01 million parameters (the libraries), in bytes of the weights. Pages of files, which
+the system can drop when memory is short, are only in the last row. `stock` is the same for the
+stock converters alone, `model.export`.
 """
 
 from __future__ import annotations
@@ -93,13 +94,17 @@ def work(options: argparse.Namespace) -> None:
         )
 
 
-def stages(options: argparse.Namespace, millions: float) -> tuple[dict[str, float], int]:
-    """Return the peak of each stage of one run in MB, and the bytes of the weights."""
+def stages(options: argparse.Namespace, millions: float) -> tuple[dict[str, float], float, int]:
+    """Return the peaks of one run in MB, and the bytes of the weights.
+
+    Returns:
+        The peak of each stage without pages of files; the greatest one with them; the bytes.
+    """
     worker = [sys.executable, __file__, "--worker", "--way", options.way]
     worker += ["--network", options.network, "--millions", str(millions), "--to", *options.to]
     worker += ["--precision", options.precision]
     peaks: dict[str, float] = {}
-    stage, weights = "start", 0
+    stage, weights, with_files = "start", 0, 0.0
     with subprocess.Popen(worker, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         while process.poll() is None:
@@ -109,11 +114,12 @@ def stages(options: argparse.Namespace, millions: float) -> tuple[dict[str, floa
                         weights = int(line.removeprefix(_SIZE))
                     else:
                         stage = line
-            used = sum(map(_resident_mb, _family(process.pid)))
-            peaks[stage] = max(peaks.get(stage, 0.0), used)
+            used = [_resident_mb(member) for member in _family(process.pid)]
+            peaks[stage] = max(peaks.get(stage, 0.0), sum(own for own, _ in used))
+            with_files = max(with_files, sum(own + files for own, files in used))
     if process.returncode:
         raise SystemExit(f"the export failed with {process.returncode}")
-    return peaks, weights
+    return peaks, with_files, weights
 
 
 def _family(process: int) -> Iterator[int]:
@@ -127,13 +133,15 @@ def _family(process: int) -> Iterator[int]:
         yield from _family(int(child))
 
 
-def _resident_mb(process: int) -> float:
-    """Return the memory of a process; what several share is divided among them."""
+def _resident_mb(process: int) -> tuple[float, float]:
+    """Return the memory of a process, its own and pages of files, shared ones in equal parts."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1.024e-3
+        return 0.0, 0.0
+    sizes = {line.split()[0]: int(line.split()[1]) for line in lines[1:]}
+    files = sizes.get("Pss_File:", 0)
+    return (sizes.get("Pss:", 0) - files) * 1.024e-3, files * 1.024e-3
 
 
 def main() -> None:
@@ -152,7 +160,7 @@ def main() -> None:
         work(options)
         return
     libraries = max(stages(options, _LIBRARIES)[0].values())
-    peaks, weights = stages(options, options.millions)
+    peaks, with_files, weights = stages(options, options.millions)
     case = f"{options.network}, {options.precision}, {weights / 1e6:.0f} MB"
     rows = [
         median_row(case, f"{options.way}, libraries", "MB", [libraries]),
@@ -167,6 +175,7 @@ def main() -> None:
             "ratio",
             [(max(peaks.values()) - libraries) * 1e6 / weights],
         ),
+        median_row(case, f"{options.way}, peak with pages of files", "MB", [with_files]),
     ]
     for row in rows:
         print(row, flush=True)

@@ -29,6 +29,7 @@ from .fold import (
     values_of_inputs,
 )
 from .fold.backend import require_tensorflow
+from .fold.weight_files import weights_in_files
 from .formats.format_table import needs_calibration
 from .input_norms import with_input_norms
 from .network.write import build_network
@@ -172,9 +173,10 @@ def export_model(
         preprocessing_in_model=preprocessing_in_model,
         description=description,
     )
-    run = _prepare(model, directory, options, calibration, inputs, source, shapes, listener)
-    with moved_in_when_done(Path(directory)) as staging:
-        manifest = run.export(staging)
+    with weights_in_files(Path(directory)):
+        run = _prepare(model, directory, options, calibration, inputs, source, shapes, listener)
+        with moved_in_when_done(Path(directory)) as staging:
+            manifest = run.export(staging)
     if manifest.refused:
         raise PartialExportError(manifest)
     return manifest
@@ -212,9 +214,10 @@ def describe_files(
         UserError: The model cannot be read, or the samples do not fit it.
     """
     options = ExportOptions(labels=tuple(labels), preprocessing=preprocessing)
-    run = _prepare(model, directory, options, None, inputs, source, shapes, listener)
-    with moved_in_when_done(Path(directory)) as staging:
-        return run.complete(staging, functools.partial(describe, staging))
+    with weights_in_files(Path(directory)):
+        run = _prepare(model, directory, options, None, inputs, source, shapes, listener)
+        with moved_in_when_done(Path(directory)) as staging:
+            return run.complete(staging, functools.partial(describe, staging))
 
 
 def folded_network(

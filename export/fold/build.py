@@ -36,6 +36,7 @@ from .rebuild import (
     remake,
     uninitialized,
 )
+from .weight_files import assign
 
 
 def build(graph: Graph, dtype: str, watch: Sequence[Value] = ()) -> keras.Model:
@@ -399,7 +400,7 @@ def _fill(op: Any, layer: Any) -> None:
         layer = layer.inner
     if isinstance(op, Linear) and op.touched:
         for variable, array in zip(op.kind.variables(layer), op.kind.arrays(op), strict=True):
-            variable.assign(array)
+            assign(variable, array)
     elif isinstance(op, Linear):
         copy_weights(op.kind.variables(op.layer), op.kind.variables(layer))
     elif isinstance(op, Kept) and isinstance(op.operation, keras.Layer):

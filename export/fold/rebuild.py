@@ -15,6 +15,7 @@ from keras import layers as kl
 
 from ...errors import UserError
 from .keras_graph import kind_of
+from .weight_files import assign
 
 _FLOATS = {"float16", "bfloat16", "float32", "float64"}
 
@@ -136,7 +137,10 @@ def copy_weights(source: list[keras.Variable], target: list[keras.Variable]) -> 
     TensorFlow's variables share the memory of equal types until one of them changes.
     """
     for old, new in zip(source, target, strict=True):
-        new.assign(old.value)
+        if new.dtype == old.dtype:
+            new.assign(old.value)
+        else:
+            assign(new, old.value)
 
 
 def copy_constants(source: Any, target: Any) -> None:

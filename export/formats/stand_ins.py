@@ -8,6 +8,7 @@ memory of the weights, converts the stand-ins, and the weights are written into 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Container, Mapping
@@ -186,6 +187,7 @@ def put_weights(model: Any, weights: Mapping[int, Replacement]) -> bool:
             return False
         model.buffers[index] = Weight(replacement.value, np.float32)
         waiting.discard(bits)
+    model.subgraphs = copy.deepcopy(model.subgraphs)  # their shapes are views of the file
     return not waiting
 
 

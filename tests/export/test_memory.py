@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,10 +15,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers
 from renormlite import BatchRenormalization, export_model
+from renormlite.artifacts.flatbuffer import pack, parse
 from renormlite.artifacts.graphs import read_graph as parsed_graph
 from renormlite.export import golden_set
 from renormlite.export.auto import RecipeNetworks
-from renormlite.export.fold import build, fold
+from renormlite.export.fold import build, fold, weight_files
 from renormlite.export.fold.backend import view_of
 from renormlite.export.fold.keras_graph import read_graph
 from renormlite.export.formats import onnx as onnx_format
@@ -51,6 +55,72 @@ def test_shared_weights_can_be_trained_apart(model):
     assert np.array_equal(view_of(kernel), copied)
     assert np.array_equal(before, copied)
     assert np.array_equal(view_of(model.get_layer("head").kernel), copied + 1)
+
+
+def mapped_files() -> list[str]:
+    """Return the files without names that this process maps, such as `/tmp/#1234 (deleted)`."""
+    return [line for line in Path("/proc/self/maps").read_text().splitlines() if "(del" in line]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_large_folded_weights_are_in_files_during_an_export(model, monkeypatch, tmp_path):
+    """Their values are those of a fold in memory; small ones stay there, and no file is left."""
+    expected = fold(model).model.get_weights()
+    monkeypatch.setattr(weight_files, "LARGE", 200)
+    before = len(mapped_files())
+    with weight_files.weights_in_files(tmp_path / "not" / "there"):
+        folded = fold(model).model
+    assert len(mapped_files()) == before + 1
+    for value, wanted in zip(folded.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+    kernel = folded.layers[1].kernel
+    kernel.assign_add(np.ones((3, 3, 3, 4)))
+    np.testing.assert_array_equal(kernel, expected[0] + 1)
+    assert list(tmp_path.iterdir()) == []
+    del folded, kernel, value
+    gc.collect()
+    assert len(mapped_files()) == before
+    assert np.array_equal(fold(model).model.get_weights()[0], expected[0])
+    assert len(mapped_files()) == before
+
+
+@pytest.mark.parametrize("space", [0, 2000])
+def test_weights_are_in_memory_if_there_is_no_space_for_files(model, space, monkeypatch, tmp_path):
+    """The system limits the size of files: 0 bytes, or as many as some of the weights need."""
+    resource = pytest.importorskip("resource")
+    expected = fold(model).model.get_weights()
+    monkeypatch.setattr(weight_files, "LARGE", 200)
+    monkeypatch.setattr(weight_files, "_FILE", 1000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with weight_files.weights_in_files(tmp_path):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (space, before[1]))
+        try:
+            folded = fold(model).model
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    for value, wanted in zip(folded.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+def test_a_file_with_its_weights_put_in_keeps_no_other_copy(model, monkeypatch):
+    """A bytearray can only be resized while nothing refers to its bytes."""
+    monkeypatch.setattr(stand_ins, "LARGE", 100)
+    found = []
+
+    def put(parsed, weights):
+        data = bytearray(pack(parsed))
+        again = parse(data)
+        with pytest.raises(BufferError):
+            data.clear()
+        assert stand_ins.put_weights(again, weights)
+        data.clear()
+        found.append(parsed)
+        return stand_ins.put_weights(parsed, weights)
+
+    monkeypatch.setattr(tflite_format, "put_weights", put)
+    with tempfile.TemporaryDirectory() as folder:
+        export_model(model, folder, formats=("tflite",))
+    assert len(found) == 1
 
 
 def test_float64_layers_are_freed_after_their_last_call(model):

@@ -101,6 +101,8 @@ class GoldenSet:
             to make; empty if a layer has no noise model.
         file_noise: File name to the same for the arithmetic of that file; only files whose
             precision has a noise model (`precisions.Precision.noise`).
+        in_floats: File name to the outputs that the network has with that file's weights, without
+            any rounding at run time; only files of integers that a runtime computes in floats.
         predictions: File name to the prediction of its integers; only files of integers.
         misfits: File name to the values that it cannot represent, in samples added after export;
             those found at export are in the manifest.
@@ -118,6 +120,7 @@ class GoldenSet:
     artifacts: Mapping[str, Arrays]
     noise: Arrays = field(default_factory=dict)
     file_noise: Mapping[str, Arrays] = field(default_factory=dict)
+    in_floats: Mapping[str, Arrays] = field(default_factory=dict)
     predictions: Mapping[str, Predictions] = field(default_factory=dict)
     misfits: Mapping[str, Misfits] = field(default_factory=dict)
     labels: np.ndarray | None = None
@@ -139,6 +142,7 @@ class GoldenSet:
             artifacts={file: pick(arrays, index) for file, arrays in self.artifacts.items()},
             noise=pick(self.noise, index),
             file_noise={file: pick(arrays, index) for file, arrays in self.file_noise.items()},
+            in_floats={file: pick(arrays, index) for file, arrays in self.in_floats.items()},
             predictions={file: found.select(index) for file, found in self.predictions.items()},
             misfits=self.misfits,
             labels=None if self.labels is None else self.labels[index],
@@ -183,7 +187,7 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
     by_file: dict[str, dict[str, dict[str, np.ndarray]]] = {
         prefix: {}
         for prefix in (
-            *("artifact", "file-noise", "predicted", "step", "unpredicted"),
+            *("artifact", "file-noise", "in-floats", "predicted", "step", "unpredicted"),
             "saturated",
         )
     }
@@ -222,6 +226,7 @@ def golden_of(archive: Archive, path: str, outputs: Iterable[str]) -> GoldenSet:
         artifacts=by_file["artifact"],
         noise=groups["noise"],
         file_noise=by_file["file-noise"],
+        in_floats=by_file["in-floats"],
         trained_integers=groups["trained-integers"],
         predictions=_predictions(by_file),
     )

@@ -12,6 +12,8 @@
                                  of axes
     file-noise:FILE:NAME (N,)    expected root mean square error of the file's arithmetic (float16,
                                  dynamic range or integer)
+    in-floats:FILE:NAME          output of the network with the file's weights and no other rounding
+                                 (int16x8, which some runtimes compute in floats)
     trained-integers:NAME        output of a quantization-aware model in Keras
     predicted:FILE:RULES:NAME    exact output of an integer file under rounding rules that agree
                                  (separated by ` | `)
@@ -248,6 +250,7 @@ def write_golden(
     artifacts: Mapping[str, Arrays],
     noise: Arrays,
     file_noise: Mapping[str, Arrays],
+    in_floats: Mapping[str, Arrays],
     trained_integers: Arrays,
     predictions: Mapping[str, Predictions],
 ) -> None:
@@ -262,6 +265,7 @@ def write_golden(
         "trained-integers": trained_integers,
         **{f"artifact:{file}": outputs for file, outputs in artifacts.items()},
         **{f"file-noise:{file}": expected for file, expected in file_noise.items()},
+        **{f"in-floats:{file}": outputs for file, outputs in in_floats.items()},
     }
     for prefix, arrays in groups.items():
         content |= {f"{prefix}:{name}": value for name, value in arrays.items()}

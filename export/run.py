@@ -25,6 +25,7 @@ from ..reference.file_noise import (
     file_noise,
     finite_in_half,
     noise_in_half,
+    outputs_in_floats,
     shares_ranges,
 )
 from ..reference.integer.file_outputs import predicted_outputs
@@ -32,6 +33,7 @@ from ..reference.misfits import misfits
 from ..reference.noise import expected_noise
 from ..reference.nonfinite import expected
 from ..reference.unequal_parts import unequal_parts
+from ..runtimes import computed_in_floats
 from ..runtimes.base import ArtifactError
 from . import golden_set as golden
 from .faulty_layer import faulty_layer
@@ -154,7 +156,7 @@ class ExportRun:
         artifacts = describe(self._truth(network, truth))
         unequal = tuple(unequal_parts(network, self._typical(truth)))
         kind = np.array(self.samples.kind)
-        judged, outputs, of_files, predictions = [], {}, {}, {}
+        judged, outputs, of_files, in_floats, predictions = [], {}, {}, {}, {}
         for artifact in artifacts:
             inputs = file_inputs(self.samples.inputs, artifact.precision)
             try:
@@ -195,6 +197,9 @@ class ExportRun:
                 if not _is_integer(artifact):
                     noise_of_file = beyond_float32(noise_of_file, truth, kind)
                 of_files[artifact.file] = noise_of_file
+                if computed_in_floats(artifact.precision):
+                    path, known = folder / artifact.file, artifact.format
+                    in_floats[artifact.file] = outputs_in_floats(path, known, made_from, inputs)
             if _is_integer(artifact):
                 with step(artifact.file, "predict"):
                     predictions[artifact.file] = predicted_outputs(
@@ -216,6 +221,7 @@ class ExportRun:
             artifacts={file: without(given, wanted) for file, given in outputs.items()},
             noise=noise,
             file_noise=of_files,
+            in_floats={file: without(given, wanted) for file, given in in_floats.items()},
             trained_integers=without(self._trained_integers(), wanted),
             predictions=predictions,
         )

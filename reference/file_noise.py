@@ -94,6 +94,38 @@ def file_noise(
     )
 
 
+def outputs_in_floats(
+    path: Path,
+    file_format: str,
+    network: Network,
+    inputs: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    """Return what a runtime computes that uses a file's weights and rounds nothing else.
+
+    Args:
+        path: The file.
+        file_format: "tflite" or "onnx".
+        network: The network it was made from.
+        inputs: Its input names to (N, …).
+
+    Returns:
+        Output name to (N, …) float64; empty for layers that only Keras can evaluate, or a weight
+        that was not found in the file.
+
+    Raises:
+        UserError: The file cannot be parsed.
+    """
+    if opaque_layers(network):
+        return {}
+    graph = read_graph(path, file_format)
+    network = with_merged_affines(network, graph)
+    rounded = RoundedWeights.of(network, match_weights(network, graph), graph)
+    if not rounded.complete:
+        return {}
+    with np.errstate(all="ignore"):
+        return evaluate_network(rounded.applied(network), inputs)
+
+
 def beyond_half(
     noise: Mapping[str, np.ndarray],
     network: Network,

@@ -30,7 +30,7 @@ from ..artifacts.sample_shards import find_shards
 from ..artifacts.sample_stream import Part, SampleStream
 from ..artifacts.samples import SampleSet, Source, open_samples
 from ..errors import UserError
-from ..reference.file_noise import file_noise
+from ..reference.file_noise import file_noise, outputs_in_floats
 from ..reference.integer.file_outputs import predicted_outputs
 from ..reference.misfits import misfits
 from ..reference.network import evaluate_network, opaque_layers
@@ -174,6 +174,14 @@ def extended(
         for artifact in export.artifacts
         if artifact.file in golden.file_noise
     }
+    in_floats = {
+        artifact.file: joined(
+            golden.in_floats[artifact.file],
+            without(_in_floats(artifact, export, own.arrays), wanted),
+        )
+        for artifact in export.artifacts
+        if artifact.file in golden.in_floats
+    }
     predictions = {file: known.joined(added[file]) for file, known in golden.predictions.items()}
     return replace(
         golden,
@@ -186,6 +194,7 @@ def extended(
         artifacts=artifacts,
         noise=joined(golden.noise, noise),
         file_noise=file_noise,
+        in_floats=in_floats,
         misfits=_misfits(export, own.arrays, kind),
         labels=labels if (labels >= 0).any() else None,
     )
@@ -276,3 +285,12 @@ def _file_noise(
         return {}
     given = file_inputs(inputs, artifact.precision)
     return file_noise(path, artifact.format, artifact.precision, network, given, truth)
+
+
+def _in_floats(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays:
+    """Return what a runtime computes that does not round the file's activations, if known."""
+    network = export.read_network(artifact)
+    if network is None or export.damaged(artifact) is not None:
+        return {}
+    given = file_inputs(inputs, artifact.precision)
+    return outputs_in_floats(export.path / artifact.file, artifact.format, network, given)

@@ -212,6 +212,11 @@ class Target:
         return f"{self.runtime}{variant}{device}"
 
 
+def computed_in_floats(precision: str) -> bool:
+    """Return whether some runtime computes files of that precision in floats, not in integers."""
+    return any(precision in runtime.unsaturated for runtime in RUNTIMES.values())
+
+
 def runner_class(runtime: str) -> type[Runner]:
     """Import and return the runner of a runtime; only that runtime's package is imported."""
     runner = RUNTIMES[runtime].runner

@@ -169,6 +169,34 @@ def float32_bound(golden: GoldenSet, output: str) -> NoiseBound:
     )
 
 
+def in_floats_bound(
+    golden: GoldenSet, artifact: Artifact, output: str, plain: NoiseBound
+) -> NoiseBound | None:
+    """Return the bound for a runtime that computes a file of integers in floats.
+
+    Such a runtime uses the file's weights and rounds nothing else to the steps of its integers, or
+    only constants. The limit is one step of difference in every operation, as between other
+    runtimes.
+
+    Args:
+        golden: The samples, and what such a runtime computes.
+        artifact: The manifest's entry of the file.
+        output: Keras output name.
+        plain: The bound of float32 arithmetic.
+
+    Returns:
+        The bound; None if a weight of the file was not found, or only Keras can evaluate a layer.
+    """
+    expected = golden.in_floats.get(artifact.file, {}).get(output)
+    if expected is None:
+        return None
+    given = {output: expected}
+    known = without_undefined(given, golden.kind, golden.reference, artifact.precision)
+    model = golden.file_noise.get(artifact.file, {}).get(output)
+    bound = _integer_bound(golden, plain, known[output], model, None, in_floats=True)
+    return replace(bound, against="the network with this file's weights")
+
+
 def _integer_bound(
     golden: GoldenSet,
     plain: NoiseBound,

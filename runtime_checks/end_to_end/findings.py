@@ -191,6 +191,7 @@ def judge_outputs(
     bound_to_rules: bool = False,
     follows_rules: bool = True,
     agreed: IntegerAgreement | None = None,
+    bounds: Mapping[str, NoiseBound] | None = None,
 ) -> tuple[list[Finding], list[OutputVerdict]]:
     """Judge a target's outputs for the golden inputs.
 
@@ -202,6 +203,7 @@ def judge_outputs(
         bound_to_rules: Whether integers that match no known rounding rule are a failure.
         follows_rules: Whether the runtime rounds by one rule, known or not.
         agreed: How integers agree with their predictions, if that is known already.
+        bounds: Bounds of outputs that are known already.
 
     Returns:
         The findings, and a verdict for each output that was compared.
@@ -237,7 +239,9 @@ def judge_outputs(
         half = precision_named(artifact.precision).arithmetic is Arithmetic.FLOAT16
         findings.append(_finite(name, actual, golden, _IN_HALF if half else ""))
         rounding = float32_bound(golden, name)
-        bound = end_to_end_bound(golden, artifact, name, rounding, follows_rules=follows_rules)
+        bound = (bounds or {}).get(name) or end_to_end_bound(
+            golden, artifact, name, rounding, follows_rules=follows_rules
+        )
         if agreed is not None and agreed.kernels and name in agreed.expected:
             bound = replace(
                 bound,

@@ -15,7 +15,7 @@ from ...artifacts.precisions import WORST_SAMPLE_LIMIT
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, without_undefined
 from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
-from .bounds import float32_bound
+from .bounds import NoiseBound, float32_bound, in_floats_bound
 from .comparison import sample_errors
 from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
@@ -82,8 +82,11 @@ def judge_run(
         turned = with_ties(export, artifact, golden, agreed, outputs)
         return turned, agreed if turned is golden else integer_agreement(artifact, outputs, turned)
 
+    in_floats = _in_floats(run, artifact, golden, target)
     beyond = _beyond_ranges(artifact, golden, target)
-    outputs = _judged(run, artifact, golden, beyond)
+    if in_floats.keys() >= run.outputs.keys():
+        beyond = np.zeros(golden.samples, bool)
+    outputs = _judged(run, artifact, golden, beyond, in_floats)
     findings = [
         Finding("file", damage is None, damage or f"{artifact.file} is the file that was exported")
     ]
@@ -119,6 +122,7 @@ def judge_run(
             ),
             follows_rules=follows_rules,
             agreed=agreed,
+            bounds=in_floats,
         )
         findings.extend(judged)
         orders = ordering_outputs(export.folded_network)
@@ -157,6 +161,37 @@ def judge_run(
     )
 
 
+def _in_floats(
+    run: TargetRun, artifact: Artifact, golden: GoldenSet, target: Target
+) -> dict[str, NoiseBound]:
+    """Return the bounds of the outputs that a target computes in floats, with the file's weights.
+
+    They are the outputs that are within these bounds. The others are compared with the file's own.
+    """
+    found: dict[str, NoiseBound] = {}
+    if artifact.precision not in RUNTIMES[target.runtime].unsaturated:
+        return found
+    given = _defined(run.outputs, artifact, golden)
+    for name, expected in golden.in_floats.get(artifact.file, {}).items():
+        bound = in_floats_bound(golden, artifact, name, float32_bound(golden, name))
+        if name in given and given[name].shape == expected.shape and bound is not None:
+            errors = sample_errors(given[name], bound.expected).rms_error
+            if bound.holds(errors, golden.kind, given[name]):
+                found[name] = bound
+    return found
+
+
+def _defined(outputs: Outputs, artifact: Artifact, golden: GoldenSet) -> dict[str, np.ndarray]:
+    """Return outputs, replaced by the trained model's where nothing is expected."""
+    return without_undefined(
+        outputs,
+        golden.kind,
+        golden.reference,
+        artifact.precision,
+        golden.file_noise.get(artifact.file),
+    )
+
+
 def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.ndarray:
     """Return (N,) whether a target may compute a sample beyond the calibrated ranges of a file."""
     if artifact.precision not in RUNTIMES[target.runtime].unsaturated:
@@ -171,7 +206,11 @@ def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.
 
 
 def _judged(
-    run: TargetRun, artifact: Artifact, golden: GoldenSet, beyond: np.ndarray
+    run: TargetRun,
+    artifact: Artifact,
+    golden: GoldenSet,
+    beyond: np.ndarray,
+    in_floats: Container[str] = (),
 ) -> dict[str, np.ndarray]:
     """Return a run's outputs, replaced by the known ones where nothing is expected.
 
@@ -181,18 +220,15 @@ def _judged(
         golden: The samples.
         beyond: (N,) samples to replace by the file's outputs on the exporting host, unless they
             are much further from the truth.
+        in_floats: Outputs of which no sample is replaced.
     """
     outputs, exported = (
-        without_undefined(
-            arrays,
-            golden.kind,
-            golden.reference,
-            artifact.precision,
-            golden.file_noise.get(artifact.file),
-        )
+        _defined(arrays, artifact, golden)
         for arrays in (run.outputs, golden.artifacts.get(artifact.file, {}))
     )
     for name, known in exported.items() if beyond.any() else ():
+        if name in in_floats:
+            continue
         if name in outputs and outputs[name].shape == known.shape:
             truth = golden.truth[name]
             got, own = (sample_errors(a, truth).rms_error for a in (outputs[name], known))
@@ -226,7 +262,8 @@ def _other_threads(
     """
     if other.problem:
         return [Finding("threads", False, f"with {other.threads} threads: {other.problem}")], []
-    outputs = _judged(other, artifact, golden, beyond)
+    in_floats = _in_floats(other, artifact, golden, target)
+    outputs = _judged(other, artifact, golden, beyond, in_floats)
     expected, agreed = as_rounded(outputs)
     judged, _ = judge_outputs(
         outputs,
@@ -234,6 +271,7 @@ def _other_threads(
         artifact,
         follows_rules=RUNTIMES[target.runtime].follows_rules,
         agreed=agreed,
+        bounds=in_floats,
     )
     failures = [
         Finding("threads", False, f"with {other.threads} threads {entry.message}", entry.subject)

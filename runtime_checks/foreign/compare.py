@@ -34,11 +34,11 @@ from ...errors import UserError
 from ...files import sha256
 from ...locks import temporary_folder
 from ...reference.file_networks import network_of_file
-from ...reference.file_noise import file_noise, shares_ranges
+from ...reference.file_noise import file_noise, outputs_in_floats, shares_ranges
 from ...reference.integer.file_outputs import predicted_outputs
 from ...reference.network import evaluate_network, opaque_layers
 from ...reference.noise import expected_noise
-from ...runtimes import HOSTS, Target
+from ...runtimes import HOSTS, Target, computed_in_floats
 from ...runtimes.run import run_target
 from ...version import __version__
 from ..end_to_end.comparison import compare_output
@@ -371,6 +371,9 @@ def _of_file(
     if precision.noise and not shares_ranges(artifact) and not opaque_layers(network):
         noise = file_noise(path, artifact.format, artifact.precision, network, given, truth)
         found.update({f"file-noise:{artifact.file}:{name}": a for name, a in noise.items()})
+        if computed_in_floats(artifact.precision):
+            floats = outputs_in_floats(path, artifact.format, network, given)
+            found.update({f"in-floats:{artifact.file}:{name}": a for name, a in floats.items()})
     if precision.arithmetic is Arithmetic.INTEGER:
         predictions = {artifact.file: predicted_outputs(path, artifact, given)}
         found.update(predictions_as_arrays(predictions, len(next(iter(samples.values())))))

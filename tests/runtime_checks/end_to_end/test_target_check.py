@@ -5,10 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-from renormlite.runtime_checks.end_to_end.target_check import _judged
+from renormlite.artifacts.golden_set import GoldenSet
+from renormlite.runtime_checks.end_to_end.target_check import _in_floats, _judged
+from renormlite.runtimes import Target
 
 TRUTH = np.linspace(-1, 1, 8).reshape(4, 2)
 EXPORTED = TRUTH + np.array([0.0, 0.01])
+ARTIFACT = SimpleNamespace(file="net.int16x8.tflite", precision="int16x8")
 
 
 def judged(outputs: np.ndarray, beyond: list[bool], exported: np.ndarray = EXPORTED) -> np.ndarray:
@@ -19,7 +22,7 @@ def judged(outputs: np.ndarray, beyond: list[bool], exported: np.ndarray = EXPOR
         artifacts={"net.int16x8.tflite": {"y": exported}},
         file_noise={},
     )
-    artifact = SimpleNamespace(file="net.int16x8.tflite", precision="int16x8")
+    artifact = ARTIFACT
     run = SimpleNamespace(outputs={"y": outputs})
     return _judged(run, artifact, golden, np.array(beyond))["y"]
 
@@ -49,3 +52,30 @@ def test_a_sample_that_loses_little_by_chance_has_the_usual_limit_of_its_like():
     np.testing.assert_array_equal(found[1], TRUTH[1] + 0.2)
     found = judged(TRUTH + 3.0, [True, False, True, False], exported)
     np.testing.assert_array_equal(found[0], TRUTH[0] + 3.0)
+
+
+def test_a_runtime_of_floats_is_held_to_the_network_with_the_weights_of_the_file():
+    """Its limit is the noise of one step, 1e-5 here, where the file itself errs by 0.01."""
+    floats = TRUTH + 0.003
+    golden = GoldenSet(
+        kind=np.array(["real", "real", "extreme", "border"]),
+        inputs={"x": TRUTH},
+        truth={"y": TRUTH},
+        folded64={"y": TRUTH},
+        reference={"y": TRUTH.astype(np.float32)},
+        artifacts={ARTIFACT.file: {"y": EXPORTED}},
+        noise={"y": np.full(4, 1e-8)},
+        file_noise={ARTIFACT.file: {"y": np.full(4, 1e-5)}},
+        in_floats={ARTIFACT.file: {"y": floats}},
+    )
+
+    def bounds(outputs: np.ndarray, runtime: str = "openvino") -> list[str]:
+        run = SimpleNamespace(outputs={"y": outputs})
+        return list(_in_floats(run, ARTIFACT, golden, Target(runtime)))
+
+    assert bounds(floats + 1e-5) == ["y"]
+    assert bounds(floats + np.array([0, 0, 6e-5, 0])[:, None]) == []  # 5e-5 are allowed
+    assert bounds(TRUTH) == []
+    assert bounds(EXPORTED) == []
+    assert bounds(floats, "litert") == []  # it computes in integers
+    assert bounds(floats[:, :1]) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -34,8 +35,12 @@ def with_merged_affines(network: Network, graph: ArtifactGraph, *, rounded: bool
         sigmoid, relu6(x + 3) / 6, and an average become several nodes if one of them is merged.
     """
     network = _with_joined_constants(network, graph, rounded)
-    divided = replace(network, nodes=tuple(p for n in network.nodes for p in _parts(n)))
-    replaced, inserted = _found(divided, graph, rounded)
+    replaced, inserted = _found(network, graph, rounded)
+    once = _with_repeats_once(network)
+    if once is not network:
+        found = _found(once, graph, rounded)
+        if len(found[0]) > len(replaced):
+            network, (replaced, inserted) = once, found
     if not replaced:
         return network
     result: list[Node] = []
@@ -47,6 +52,28 @@ def with_merged_affines(network: Network, graph: ArtifactGraph, *, rounded: bool
             result += [inserted[part.name]] if part.name in inserted else []
             result.append(replaced.get(part.name, part))
     return _without_unread(replace(network, nodes=tuple(result)), network)
+
+
+def _with_repeats_once(network: Network) -> Network:
+    """Return the network with equal operations behind a linear layer computed once.
+
+    A converter computes them once, and can then merge them with the layer: sort and argsort, for
+    example, both negate it.
+    """
+    linear = {node.name for node in network.nodes if node.op in LINEAR_NODES}
+    first: dict[tuple[Any, ...], str] = {}
+    nodes = []
+    for node in network.nodes:
+        if len(node.inputs) == 1 and node.inputs[0] in linear:
+            arrays = [(role, a.shape, a.tobytes()) for role, a in sorted(node.arrays.items())]
+            attributes = repr(sorted(node.attributes.items()))
+            key = (node.op, node.inputs, node.shape, attributes, *arrays)
+            if node.op not in (*LINEAR_NODES, "opaque") and key in first:
+                node = replace(node.as_identity(), inputs=(first[key],))
+            first.setdefault(key, node.name)
+        nodes.append(node)
+    changed = any(new is not old for new, old in zip(nodes, network.nodes, strict=True))
+    return replace(network, nodes=tuple(nodes)) if changed else network
 
 
 def _with_joined_constants(network: Network, graph: ArtifactGraph, rounded: bool) -> Network:
@@ -157,6 +184,7 @@ def _found(
     network: Network, graph: ArtifactGraph, rounded: bool
 ) -> tuple[dict[str, Node], dict[str, Node]]:
     """Return the nodes to replace and those to insert, by the name of the node they precede."""
+    network = replace(network, nodes=tuple(p for n in network.nodes for p in _parts(n)))
     readers = network.users()
     outputs = set(network.outputs.values())
     nodes = {node.name: node for node in network.nodes}

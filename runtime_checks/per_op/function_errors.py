@@ -13,6 +13,7 @@ import numpy as np
 
 from ...artifacts.graphs.base import GraphOp
 from ...reference.operators import OPERATORS
+from ...reference.rounding.arithmetic import places_in_1024ths
 
 Array = np.ndarray
 
@@ -61,6 +62,28 @@ def own_errors(op: GraphOp, operands: Sequence[Array], result: Array, most: floa
     with np.errstate(all="ignore"):
         found = np.abs(result - _value(op, operands))
     return np.where(found <= most, found, most)
+
+
+def error_of_places(op: GraphOp, x: Array, sizes: Sequence[int]) -> float:
+    """Return the error of a RESIZE_BILINEAR of integers from its places, which are in 1/1024.
+
+    Args:
+        op: The op.
+        x: (…, H, W, C) the numbers that it reads.
+        sizes: Height and width of the result.
+    """
+    corners, centres = (bool(op.attributes.get(n)) for n in ("alignCorners", "halfPixelCenters"))
+    found = 0.0
+    for axis, wanted in zip((-3, -2), sizes):
+        size, at = x.shape[axis], np.arange(wanted)
+        step = (size - 1) / (wanted - 1) if corners and wanted > 1 else size / wanted
+        exact = np.clip((at + 0.5) * step - 0.5 if centres else at * step, 0, size - 1)
+        low, high, share = places_in_1024ths(size, wanted, corners, centres)
+        used = np.where(low < high, low + share / 1024, low)
+        # XNNPACK rounds exact places to 1/2048.
+        most = float(np.abs(used - exact).max(initial=0.0)) + 2.0**-12
+        found += most * float(np.abs(np.diff(x, axis=axis)).max(initial=0.0))
+    return found
 
 
 @np.errstate(all="ignore")

@@ -17,7 +17,7 @@ from ...artifacts.graphs.base import ArtifactGraph, GraphOp, Quantization
 from ...reference.integer.onnx_moving import MOVING
 from ...reference.integer.tflite_moving import MOVING_OPS
 from .clipping import SUMS, Clipping
-from .function_errors import POINTWISE, carried_errors, own_errors
+from .function_errors import POINTWISE, carried_errors, error_of_places, own_errors
 from .shown_numbers import ShownNumbers
 
 # An integer result is the nearest step to the exact one; kernels that scale by a fixed-point
@@ -316,6 +316,9 @@ class RoundingChain:
         own = (_steps(kind, steps.dtype.itemsize) + self._further) * size + self._first_rounding(op)
         if kind == "SOFTMAX" and steps.dtype.itemsize > 1:
             own += _of_exponentials(self._numbers.of(read))
+        if kind == "RESIZE_BILINEAR":
+            sizes = self._numbers.of(op.inputs[1]).astype(int).reshape(-1)
+            own += error_of_places(op, self._numbers.of(read), sizes)
         argument = self._graph.tensors[read].quantization
         if kind == "GELU" and steps.dtype.itemsize > 1 and argument is not None:
             own += _OF_GELU * float(argument.scales.max()) ** 2

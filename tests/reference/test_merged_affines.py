@@ -135,3 +135,28 @@ def test_the_table_of_a_lookup_is_not_the_kernel_of_its_distances():
     assert found["doubled"].op == "identity"
     assert np.array_equal(found["product"].weights["kernel"], 2 * book.T)
     assert np.array_equal(found["code"].weights["kernel"], book)
+
+
+def test_an_affine_that_several_layers_repeat_is_merged_once():
+    """Sort and argsort both negate the scores; a converter negates the kernel."""
+    rng = np.random.default_rng(0)
+    kernel, bias = (rng.normal(size=s).astype(np.float32) for s in ((3, 4), (4,)))
+    nodes = (
+        Node("d", "dense", "d", ("x",), (None, 4), {}, {"kernel": kernel, "bias": bias}),
+        Node("n", "negative", "sort", ("d",), (None, 4), {}, {}),
+        Node("m", "negative", "argsort", ("d",), (None, 4), {}, {}),
+        Node("h", "multiply", "h", ("d",), (None, 4), {}, {}, {"constant": np.float32(-1)}),
+        Node("a", "relu", "a", ("n",), (None, 4), {}, {}),
+        Node("b", "tanh", "b", ("m",), (None, 4), {}, {}),
+    )
+    network = Network({"x": (None, 3)}, {"a": "a", "b": "b"}, (*nodes[:3], *nodes[4:]))
+    found = with_merged_affines(network, graph(k=(-kernel, None), b=(-bias, None)))
+    assert [node.op for node in found.nodes] == ["dense", "identity", "identity", "relu", "tanh"]
+    np.testing.assert_array_equal(found.nodes[0].weights["kernel"], -kernel)
+    x = {"x": rng.normal(size=(5, 3))}
+    expected, given = evaluate_network(network, x), evaluate_network(found, x)
+    for name in "ab":
+        np.testing.assert_allclose(given[name], expected[name], atol=1e-6)
+    other = Network({"x": (None, 3)}, {"a": "a", "b": "b", "h": "h"}, nodes)
+    assert with_merged_affines(other, graph(k=(-kernel, None), b=(-bias, None))) is other
+    assert with_merged_affines(network, graph(k=(kernel, None), b=(bias, None))) is network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.reference.rounding.tables import wide_softmax
 from renormlite.reference.rounding.tflite_rules import AwayFromZero
@@ -290,3 +291,27 @@ def test_bounds_do_not_depend_on_the_sources_before():
         for key in keys[1::3]:
             fresh = RoundingChain(graph, shown, 3).error(key, sources)
             np.testing.assert_array_equal(chain.error(key, sources), fresh)
+
+
+@pytest.mark.parametrize("integer", [np.int8, np.int16])
+@pytest.mark.parametrize(("size", "wanted"), [(4, 300), (9, 7), (8, 13)])
+def test_interpolation_at_places_in_1024ths(integer: type, size: int, wanted: int) -> None:
+    """TFLite's kernels add the rounding of the distance between places up over an axis."""
+    dtype, x = np.dtype(integer), np.zeros((1, 1, 1, size, 1), integer)
+    x[..., ::2, :], x[..., 1::2, :] = np.iinfo(dtype).max, np.iinfo(dtype).min + 1
+    steps = Quantization(np.array([1.0]), np.array([0]), dtype)
+    tensors = {
+        "x": GraphTensor("x", "x", (1, 1, size, 1), dtype, steps),
+        "y": GraphTensor("y", "y", (1, 1, wanted, 1), dtype, steps),
+        "sizes": GraphTensor(
+            "sizes", "sizes", (2,), np.dtype(np.int32), None, np.array([1, wanted])
+        ),
+    }
+    op = GraphOp(0, "RESIZE_BILINEAR", "", ("x", "sizes"), ("y",), {"halfPixelCenters": True})
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: (op,))
+    y = AwayFromZero().resized(x.astype(np.int64), [1, wanted], False, True)
+    places = np.clip((np.arange(wanted) + 0.5) * size / wanted - 0.5, 0, size - 1)
+    exact = np.interp(places, np.arange(size), x.reshape(-1).astype(float))
+    error = np.abs(y.reshape(-1) - exact).max()
+    bound = RoundingChain(graph, {"x": x, "y": y.astype(integer)}, 1).error("y", frozenset({"x"}))
+    assert error <= bound[0] < 2 * error + 1.5

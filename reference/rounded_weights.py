@@ -34,7 +34,8 @@ class RoundedWeights:
         nodes: Node name to the node with the file's weights; nodes with float32 weights are absent.
         hybrid: The nodes with integer weights and float inputs, which they quantize at run time
             (dynamic range), and for each whether that may be symmetric about zero.
-        complete: Whether every weight of the network was found in the file.
+        complete: Whether every weight of the network was found in the file, except for single
+            numbers, which a file may have as attributes, such as the slope of a leaky relu.
     """
 
     nodes: Mapping[str, Node]
@@ -79,7 +80,9 @@ class RoundedWeights:
             for name, roles in integer.items()
             if "kernel" in roles and "bias" not in roles and "kernel" in arrays.get(name, {})
         }
-        return cls(replaced, hybrid, all(match.state == "equal" for match in weights))
+        absent = [match for match in weights if match.state != "equal"]
+        numbers = [m.state == "absent" and nodes[m.node].weights[m.role].size == 1 for m in absent]
+        return cls(replaced, hybrid, all(numbers))
 
     def applied(self, network: Network) -> Network:
         """Return the network with these weights."""
@@ -115,8 +118,8 @@ def _with_constants(
 ) -> tuple[Network, Sequence[WeightMatch]]:
     """Return a network whose constants are weights where a file rounds them.
 
-    Examples are the adjacency matrix of a graph, the waves of a Fourier transform, and the mean of
-    a normalization of the inputs.
+    Examples are the adjacency matrix of a graph, the waves of a Fourier transform, the mean of a
+    normalization of the inputs, and the matrices of a bicubic interpolation.
     """
     roles = {node.name: _rounded_roles(node) for node in network.nodes}
     constant = [_as_weights(node, roles[node.name]) for node in network.nodes if roles[node.name]]
@@ -145,7 +148,9 @@ def _rounded_roles(node: Node) -> set[str]:
     return {
         role
         for role, array in node.constants.items()
-        if role == "kernel" or (role == "constant" and array.size > 1 and array.dtype.kind == "f")
+        if role == "kernel"
+        or (role == "constant" and array.size > 1 and array.dtype.kind == "f")
+        or role.startswith("matrix_")
     }
 
 

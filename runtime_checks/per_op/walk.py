@@ -54,7 +54,7 @@ def walk(
         Every op's error relative to its bound, and the culprits.
     """
     true = _evaluated(network, inputs)
-    kept = _held(true, tensors)
+    kept = _held(true, tensors, graph)
     if not kept.all():
         tensors, inputs, true = (_of_samples(part, kept) for part in (tensors, inputs, true))
     shown = Tensors(graph, tensors, len(next(iter(inputs.values()))), further)
@@ -105,17 +105,22 @@ def walk(
     return Walk(checks, tuple(culprits), unchecked)
 
 
-def _held(values: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return (P,) which samples a file's floats can hold all values of; all if they can hold none.
+def _held(
+    values: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray], graph: ArtifactGraph
+) -> np.ndarray:
+    """Return (P,) which samples a file's numbers can hold all values of; all if they can hold none.
 
-    Infinite results are right in the others, so nothing distinguishes their tensors.
+    Infinite results are right in the others, so nothing distinguishes their tensors. Integers
+    cannot hold the mean of no numbers either, which is NaN.
     """
     half = any(array.dtype == np.float16 for array in tensors.values())
     limit = GREATEST_HALF if half else float(np.finfo(np.float32).max)
     largest = [
         np.abs(array).reshape(len(array), -1).max(axis=1, initial=0.0) for array in values.values()
     ]
-    held = ~(np.max(largest, axis=0) > limit)
+    most = np.max(largest, axis=0)
+    integers = any(tensor.quantization is not None for tensor in graph.tensors.values())
+    held = most <= limit if integers else ~(most > limit)
     return held if held.any() else np.ones_like(held)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.artifacts.network import Network, Node
+from renormlite.reference.file_weights import match_weights
 from renormlite.reference.rounded_weights import RoundedWeights
 
 BELOW, ABOVE = np.float16(0.1213), np.nextafter(np.float16(0.1213), np.float16(1))
@@ -49,3 +50,37 @@ def test_the_mean_of_a_normalization_is_that_of_the_file_if_it_is_rounded(distan
     graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
     found = RoundedWeights.of(network, (), graph).nodes.get("add", node).arrays["constant"]
     np.testing.assert_allclose(found, integers * 0.1 if distance < 0.5 else mean)
+
+
+@pytest.mark.parametrize("distance", [0.4, 0.6])
+def test_the_matrix_of_an_interpolation_is_that_of_the_file_if_it_is_rounded(distance):
+    integers = np.array([[127, 0], [-20, 90], [0, 127]], np.int8)
+    matrix = (integers + np.array([[0, 0], [0, distance], [0, 0]])) * 0.01
+    constants = {"matrix_1": matrix}
+    node = Node("r", "resize", "r", ("x",), (3, 1, 1), {"axes": [1]}, {}, constants=constants)
+    network = Network({"x": (2, 1, 1)}, {"y": "r"}, (node,))
+    steps = Quantization(np.array([0.01]), np.array([0]), np.dtype(np.int8))
+    tensors = {
+        "x": GraphTensor("x", "x", (1, 1, 1, 2), np.dtype(np.int8), steps),
+        "m": GraphTensor("m", "m", (3, 2), np.dtype(np.int8), steps, integers),
+        "y": GraphTensor("y", "y", (1, 1, 1, 3), np.dtype(np.int8), steps),
+    }
+    ops = (GraphOp(0, "FULLY_CONNECTED", "", ("x", "m"), ("y",)),)
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
+    found = RoundedWeights.of(network, (), graph).nodes.get("r", node).arrays["matrix_1"]
+    np.testing.assert_allclose(found, integers * 0.01 if distance < 0.5 else matrix)
+
+
+@pytest.mark.parametrize(("slope", "size", "complete"), [(0.3, 1, True), (0.3, 2, False)])
+def test_a_number_that_a_file_has_as_an_attribute_is_no_missing_weight(slope, size, complete):
+    """A product with 0.3 and a maximum become a leaky relu."""
+    weights = {"constant": np.full(size, slope, np.float32)}
+    product = Node("m", "multiply", "m", ("x",), (None, 2), {}, weights)
+    greater = Node("y", "maximum", "y", ("x", "m"), (None, 2), {}, {})
+    network = Network({"x": (None, 2)}, {"y": "y"}, (product, greater))
+    floats = np.dtype(np.float32)
+    tensors = {key: GraphTensor(key, key, (1, 2), floats, None) for key in "xy"}
+    ops = (GraphOp(0, "LeakyRelu", "", ("x",), ("y",), {"alpha": slope}),)
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
+    found = RoundedWeights.of(network, match_weights(network, graph), graph)
+    assert found.complete is complete

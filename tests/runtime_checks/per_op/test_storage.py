@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from renormlite.artifacts.network import Node
-from renormlite.runtime_checks.per_op.storage import Half
+from renormlite.runtime_checks.per_op.storage import Half, expected_result
 
 
 @pytest.mark.parametrize("size", [1.0, 1000.0])
@@ -22,3 +22,21 @@ def test_an_affine_of_two_operators_that_cancel(size):
     assert np.all(np.abs(stored - expected) <= limit)
     # Two roundings by half a unit in the last place, of numbers up to 1.1 times the size.
     assert np.all(limit <= 2**-11 * 4 * size)
+
+
+def test_equal_numbers_of_an_input_have_equal_rounding_errors():
+    """35 of 36 places of a softmax are equal, each half a step from the nearest 8-bit integer."""
+    x = np.full((2, 1, 36), 12.49 / 255)
+    x[:, 0, 0] = 1.0
+    x[1] = np.random.default_rng(0).uniform(size=(1, 36))
+    kernel = np.tile(np.arange(6.0, dtype=np.float32), 6)[:, None]
+    node = Node("d", "dense", "d", ("x",), (None, 1, 1), {}, {"kernel": kernel})
+    held = np.rint(x * 255) / 255
+    for sample, least in ((0, 0.9), (1, 0.0)):
+        part = x[sample : sample + 1]
+        output, allowed = expected_result(
+            node, [part], [np.zeros_like(part)], symmetric=False, halves=[False]
+        )
+        error = np.abs(held[sample] @ kernel - output[0])
+        assert least * allowed[0] < error < allowed[0]
+        assert allowed[0] < 0.51 / 255 * kernel.sum()

@@ -317,7 +317,7 @@ class RoundingChain:
         if kind == "SOFTMAX" and steps.dtype.itemsize > 1:
             own += _of_exponentials(self._numbers.of(read))
         if kind == "RESIZE_BILINEAR":
-            sizes = self._numbers.of(op.inputs[1]).astype(int).reshape(-1)
+            sizes = [int(size) for size in self._numbers.of(op.inputs[1]).reshape(-1)]
             own += error_of_places(op, self._numbers.of(read), sizes)
         argument = self._graph.tensors[read].quantization
         if kind == "GELU" and steps.dtype.itemsize > 1 and argument is not None:

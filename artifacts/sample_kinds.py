@@ -2,7 +2,7 @@
 
 Runtimes do not agree on NaN and infinity, and no format defines their treatment: LiteRT's built-in
 kernels saturate infinity at ±3.4e38, OpenVINO's relu converts NaN to zero, pooling and maxima drop
-it, a softmax keeps it in one element or spreads it to all. In all measurements (docs/checks.md),
+it, a softmax keeps it in one element or spreads it to all. In all measurements (docs/limits.md),
 they do agree on the outputs that NaN and infinity do *not* reach. That is the contract: an output
 that is finite in the trained model although an input is not, and that stays finite if every
 operation propagates NaN, must be right. Other outputs have no expected value.

@@ -8,7 +8,7 @@ into a whole step, so after a few layers the roundings of two runtimes are unrel
 prefers one direction, their differences do not average out. Assuming independent differences of one
 step in every result of every operator covers both effects: the differences between LiteRT's
 kernels, TFLite Micro, ONNX Runtime and OpenVINO are 0.1 to 0.8 of what this predicts for the output
-(docs/checks.md).
+(docs/limits.md).
 
 The quantization error itself is not included, since it is the same on all runtimes.
 

@@ -4,7 +4,7 @@ Files of floats are compared with the float64 truth. Their noise is what a model
 of their arithmetic on this network and sample (`reference.noise`), and no less than the trained
 model's own float32 error. Files of integers are compared with what the same file gave on the
 exporting host: quantization is a property of the file, and two correct runtimes differ only in how
-they round (`reference.integer_noise`). docs/checks.md derives both and shows their headroom.
+they round (`reference.integer_noise`). docs/limits.md derives both and shows their headroom.
 
 Samples of different kinds are never pooled: an `extreme` sample may saturate every integer, and
 says nothing about an ordinary one. No absolute tolerance appears.

@@ -39,7 +39,8 @@ def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     """Convert a floor division or its remainder; tf2onnx rounds integers towards zero.
 
     ONNX rounds the quotient of integers towards zero, and its integer Mod has the sign of the
-    divisor. For floats, Mod has the sign of the dividend, so it is computed with Floor.
+    divisor. For floats, Mod is exact and has the sign of the dividend; as in TensorFlow, the
+    divisor is added where these differ. The error of x - floor(x/y)·y would be relative to x.
     """
     import onnx
 
@@ -48,14 +49,23 @@ def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
     ctx.remove_node(name)
 
-    def make(kind: str, *inputs: str, last: bool = False) -> str:
+    def make(kind: str, *inputs: str, last: bool = False, **attributes: int) -> str:
         which = {"name": name, "outputs": outputs} if last else {}
-        made = ctx.make_node(kind, list(inputs), shapes=shapes, dtypes=dtypes, **which)
+        types = (
+            [onnx.TensorProto.BOOL] if kind in {"Less", "Equal", "Not", "Xor", "And"} else dtypes
+        )
+        made = ctx.make_node(
+            kind, list(inputs), attr=attributes, shapes=shapes, dtypes=types, **which
+        )
         result: str = made.output[0]
         return result
 
     if dtypes[0] in floats and remainder:
-        make("Sub", x, make("Mul", make("Floor", make("Div", x, y)), y), last=True)
+        rest = make("Mod", x, y, fmod=1)
+        zero = ctx.make_const(f"{name}/zero", np.array(0, np.float32)).output[0]
+        differ = make("Xor", make("Less", rest, zero), make("Less", y, zero))
+        wrong = make("And", differ, make("Not", make("Equal", rest, zero)))
+        make("Where", wrong, make("Add", rest, y), rest, last=True)
     elif dtypes[0] in floats:
         make("Floor", make("Div", x, y), last=True)
     elif remainder:

@@ -26,6 +26,7 @@ from ..rounding.tables import (
 )
 from ..special_functions import erf, erfc, rounded_once
 from .base import (
+    REACH,
     ROUNDING,
     Arrays,
     Attributes,
@@ -135,11 +136,19 @@ class Pointwise(Operator):
         """See the base class."""
         # Constants such as a threshold are rounded to the type too.
         constants = 2 * unit * abs(at.attributes.get("threshold", 0.0))
-        own = self._ulps * unit * _SCALES[self._scale](at.inputs[0], at.output)
+        own = unit * (self._ulps * self._size(at) + self._reduction(at))
         rounded = 2 * constant_error(at.attributes)  # of the formula's two constants
         if rounded:  # 0 times an infinite size would be NaN
             own = own + rounded * (self._slope * np.abs(at.inputs[0]) + np.abs(at.output))
         return np.asarray(self._carried(at, errors[0]) + own + constants)
+
+    def _size(self, at: Evaluated) -> np.ndarray:
+        """Return what the error of a kernel is relative to."""
+        return _SCALES[self._scale](at.inputs[0], at.output)
+
+    def _reduction(self, at: Evaluated) -> np.ndarray:
+        """Return the error by reducing the argument to the range of a polynomial, in units of u."""
+        return np.zeros(1, at.output.dtype)
 
     def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:
         slopes = (at.attributes.get(name, 0.0) for name in ("negative_slope", "alpha"))
@@ -151,7 +160,7 @@ class Pointwise(Operator):
         slope = self._slope_squared(at, deviation)
         # A kernel's typical error is one unit in the last place where the bound allows ULPS.
         own = ROUNDING * min(self._ulps, 2.0) ** 2
-        own = own * np.square(_SCALES[self._scale](at.inputs[0], at.output))
+        own = own * np.square(self._size(at)) + ROUNDING * np.square(self._reduction(at))
         with np.errstate(invalid="ignore"):  # The slope does not matter where the variance is 0.
             passed = np.where(variances[0] == 0, 0.0, slope * variances[0])
         return np.asarray(passed + own)
@@ -183,6 +192,13 @@ class Steep(Pointwise):
     """A function with unbounded slope, whose greatest change is at an end of the error interval.
 
     This holds for functions that are monotonic, convex or concave.
+
+    Args:
+        value: The function.
+        ulps: As for `Pointwise`.
+        scale: As for `Pointwise`.
+        integer: As for `Pointwise`.
+        pole: Where it is infinite. Numbers whose error reaches it have no expected value.
     """
 
     def __init__(
@@ -191,8 +207,10 @@ class Steep(Pointwise):
         ulps: float,
         scale: str = "value",
         integer: IntegerFunction | None = None,
+        pole: float | None = None,
     ) -> None:
         super().__init__(value, 0.0, ulps, scale, integer)
+        self._pole = pole
 
     def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:
         if not error.any():
@@ -209,7 +227,11 @@ class Steep(Pointwise):
         with np.errstate(all="ignore"):
             sides = [np.square((self._value(x + h, at.attributes) - y) / h) for h in (step, -step)]
             # Outside the domain there is no slope; the slope of the other side is used.
-            return np.fmax(*sides)
+            slope = np.fmax(*sides)
+        if self._pole is None:
+            return slope
+        reached = np.abs(x - self._pole) <= REACH * deviation
+        return np.where(reached, np.inf, slope).astype(slope.dtype)
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """See the base class."""
@@ -219,6 +241,49 @@ class Steep(Pointwise):
             up, down = (self._value(x + h, at.attributes) for h in (step, -step))
             slope = np.nan_to_num((up - down) / (2 * step), posinf=0.0, neginf=0.0)
         return [gradient * slope]
+
+
+class Exponential(Steep):
+    """An exponential function, or one less a constant.
+
+    Runtimes compute it as 2^(x·log2 e). XNNPACK and OpenVINO round this product, whose error u·|x|
+    is relative in the result, and return infinity where the nearest power of two is 2^128.
+
+    Args:
+        value: The function.
+        less: The constant.
+    """
+
+    def __init__(
+        self, value: Function, less: float = 0.0, integer: IntegerFunction | None = None
+    ) -> None:
+        super().__init__(value, ULPS, integer=integer)
+        self._less = less
+
+    def _size(self, at: Evaluated) -> np.ndarray:
+        power = at.output + self._less
+        size = power + self._less * np.abs(at.output)
+        return np.where(power < 2.0**127.5, size, np.inf).astype(size.dtype)
+
+    def _reduction(self, at: Evaluated) -> np.ndarray:
+        # Beyond ±128 the power is 0 or infinite.
+        exponent = np.minimum(np.abs(at.inputs[0]), 128.0)
+        return np.asarray(exponent * self._size(at))
+
+
+class Periodic(Pointwise):
+    """Sine or cosine.
+
+    XNNPACK subtracts a multiple of 2π with an error of 2^-15 u·|x|, and returns arbitrary numbers
+    beyond 2^25 (measured).
+    """
+
+    def __init__(self, value: Function) -> None:
+        super().__init__(value, 1, ULPS, "one")
+
+    def _reduction(self, at: Evaluated) -> np.ndarray:
+        size = np.abs(at.inputs[0])
+        return np.where(size < 2.0**25, 2.0**-15 * size, np.inf).astype(size.dtype)
 
 
 class Step(Steep):
@@ -358,17 +423,17 @@ ACTIVATIONS: dict[str, Operator] = {
     "absolute": Pointwise(_elementary(np.abs), 1, 0, integer=_integer_absolute),
     "erf": Pointwise(_elementary(erf), 1.1284, ULPS, "one"),
     "erfc": Pointwise(_elementary(erfc), 1.1284, ULPS, "one"),
-    "sin": Pointwise(_elementary(np.sin), 1, ULPS, "one"),
-    "cos": Pointwise(_elementary(np.cos), 1, ULPS, "one"),
+    "sin": Periodic(_elementary(np.sin)),
+    "cos": Periodic(_elementary(np.cos)),
     "atan": Pointwise(_elementary(np.arctan), 1, ULPS, "one"),
     "square": Steep(_elementary(np.square), 1),
-    "sqrt": Steep(_elementary(np.sqrt), 2),
-    "rsqrt": Steep(lambda x, a: 1 / np.sqrt(x), ULPS),
-    "reciprocal": Steep(_elementary(np.reciprocal), 2),
-    "exp": Steep(_elementary(np.exp), ULPS, integer=_integer_exp),
-    "expm1": Steep(_elementary(np.expm1), ULPS, "input"),
-    "log": Steep(_elementary(np.log), ULPS, "one"),
-    "log1p": Steep(_elementary(np.log1p), ULPS, "input"),
+    "sqrt": Steep(_elementary(np.sqrt), 4),
+    "rsqrt": Steep(lambda x, a: 1 / np.sqrt(x), ULPS, pole=0.0),
+    "reciprocal": Steep(_elementary(np.reciprocal), 2, pole=0.0),
+    "exp": Exponential(_elementary(np.exp), integer=_integer_exp),
+    "expm1": Exponential(_elementary(np.expm1), less=1.0),
+    "log": Steep(_elementary(np.log), ULPS, "one", pole=0.0),
+    "log1p": Steep(_elementary(np.log1p), ULPS, "input", pole=-1.0),
     "floor": Step(_elementary(np.floor)),
     "ceil": Step(_elementary(np.ceil)),
     "round": Step(_elementary(np.rint)),

@@ -299,6 +299,14 @@ class Quotient(Binary):
         passed = np.where(size > 0, passed, np.where(known, 0.0, np.inf))
         return np.asarray(passed + self._ulps * unit * (np.abs(output) + passed))
 
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class; infinite where a few deviations of y reach 0."""
+        reach = greatest_error(variances[1], unit)
+        found = super().spread(operands, output, variances, unit)
+        return np.where((reach > 0) & (np.abs(operands[1]) <= reach), np.inf, found)
+
     def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
         """See the base class."""
         with np.errstate(all="ignore"):
@@ -306,6 +314,60 @@ class Quotient(Binary):
             return [
                 np.nan_to_num(part, posinf=0.0, neginf=0.0) for part in (first, -output * first)
             ]
+
+
+class Floored(Binary):
+    """The floor of a quotient, or its remainder, which jumps where the quotient is an integer.
+
+    Runtimes round the quotient x/y, and compute the remainder as x less a multiple of y.
+
+    Args:
+        function: The function.
+        remainder: Whether it is the remainder, which jumps by y and not by 1.
+    """
+
+    def __init__(self, function: Combine, *, remainder: bool) -> None:
+        super().__init__(function, 0.0)
+        self._remainder = remainder
+
+    def bound(
+        self, operands: Arrays, output: np.ndarray, errors: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class; the whole jump where an error of the quotient reaches an integer."""
+        moved = super().bound(operands, output, errors, unit)
+        jump, near = self._jump(operands, errors, unit)
+        return np.asarray(
+            np.where(near, np.maximum(moved, jump), moved) + self._own(operands, unit)
+        )
+
+    def spread(
+        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
+    ) -> np.ndarray:
+        """See the base class: a step, if a few deviations reach it."""
+        reach = [greatest_error(variance, unit) for variance in variances]
+        jump, near = self._jump(operands, reach, unit)
+        passed = np.zeros_like(output)
+        if self._remainder:
+            with np.errstate(all="ignore"):
+                multiple = np.nan_to_num(np.floor(operands[0] / operands[1]), posinf=0.0)
+            passed = variances[0] + np.square(multiple) * variances[1]
+        passed = passed + ROUNDING * np.square(self._own(operands, 1.0))
+        return np.where(near, np.square(jump / unit), passed).astype(output.dtype)
+
+    def _jump(self, operands: Arrays, errors: Arrays, unit: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return the size of a jump, and whether one is within reach of the errors."""
+        x, y = (operand.astype(np.float64) for operand in operands)  # float32 rounds to integers
+        with np.errstate(all="ignore"):
+            quotient = np.abs(x / y)
+            reach = 2 * unit * quotient + (errors[0] + quotient * errors[1]) / np.abs(y)
+            away = np.abs(quotient - np.rint(quotient))
+        exact = (away == 0) & (errors[0] == 0) & (errors[1] == 0)
+        return (np.abs(y) if self._remainder else np.ones(1)), (away <= reach) & ~exact
+
+    def _own(self, operands: Arrays, unit: float) -> np.ndarray:
+        """Return the error of a remainder x - n·y, or r + y where the signs of r and y differ."""
+        x, y = map(np.abs, operands)
+        return np.asarray(unit * (2 * x + y) if self._remainder else 0.0)
 
 
 class Comparison(Elementwise):
@@ -419,8 +481,8 @@ ELEMENTWISE: dict[str, Operator] = {
     "minimum": Extreme(np.minimum),
     "divide": Quotient(),
     "power": Binary(np.power, 16.0),
-    "floor_divide": Binary(np.floor_divide, 1.0),
-    "remainder": Binary(_remainder, 2.0),
+    "floor_divide": Floored(np.floor_divide, remainder=False),
+    "remainder": Floored(_remainder, remainder=True),
     "atan2": Binary(np.arctan2, 16.0),
     "greater": Comparison(np.greater),
     "greater_equal": Comparison(np.greater_equal),

@@ -113,10 +113,15 @@ def wide_table(
 
 
 def looked_up(x: Ints, table: Ints) -> Ints:
-    """Return a function of 16-bit integers, interpolated between two of 513 points."""
+    """Return a function of 16-bit integers, interpolated between two of 513 points.
+
+    Differences beyond 16 bits overflow, as next to the pole of a logarithm. Source: TFLite,
+    `internal/common.h`, `LUTLookup`.
+    """
     index, offset = 256 + (x >> 7), x & 0x7F
     base = table[index]
-    return np.asarray(base + (((table[index + 1] - base) * offset + 64) >> 7))
+    slope = (table[index + 1] - base).astype(np.int16).astype(np.int64)
+    return np.asarray(base + ((slope * offset + 64) >> 7)).astype(np.int16).astype(np.int64)
 
 
 # 2^16 times the logistic function at multiples of 1/24. TFLite's table (`internal/common.h`) is one

@@ -12,6 +12,7 @@ says nothing about an ordinary one. No absolute tolerance appears.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -154,6 +155,20 @@ def end_to_end_bound(
     )
 
 
+def noise_of(golden: GoldenSet, artifact: Artifact) -> Mapping[str, np.ndarray]:
+    """Return the noise that the model predicts for a file of floats: output name to (N,).
+
+    It is infinite for samples of which nothing is expected. Integers saturate, so that something is
+    expected of every sample.
+    """
+    arithmetic = precision_named(artifact.precision).arithmetic
+    if arithmetic is Arithmetic.INTEGER:
+        return {}
+    if arithmetic is Arithmetic.FLOAT32:
+        return golden.noise
+    return golden.file_noise.get(artifact.file, {})
+
+
 def float32_bound(golden: GoldenSet, output: str) -> NoiseBound:
     """Return the bound of float32 arithmetic, as of the trained model itself."""
     model = golden.noise.get(output)
@@ -226,7 +241,7 @@ def _integer_bound(
     if model is not None:
         less = size < errors.rms_truth
         share = np.divide(size, errors.rms_truth, where=less, out=np.ones(len(size)))
-        noise = np.hypot(np.where(np.isfinite(model), model, 0.0), share * plain.noise)
+        noise = np.hypot(np.where(np.isfinite(model), model, errors.rms_error), share * plain.noise)
         reason = precision_named("int8").noise
         if spread is not None:
             unknown = np.where(spread > 0, np.minimum(spread, noise / 4), noise / 4)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
-from ...artifacts.sample_kinds import typical_samples
+from ...artifacts.sample_kinds import TYPICAL, typical_samples
 from .chance import CHANCE, all_within
 
 # Allowed variation in the trained model of a slice that is constant in a file: a tenth for scores
@@ -60,7 +60,13 @@ class Slices:
 
     @classmethod
     def of(
-        cls, truth: np.ndarray, found: np.ndarray, *, samples: int = 0, step: float = 0.0
+        cls,
+        truth: np.ndarray,
+        found: np.ndarray,
+        *,
+        samples: int = 0,
+        step: float = 0.0,
+        others: np.ndarray | None = None,
     ) -> Slices:
         """Return the totals of one part.
 
@@ -69,12 +75,15 @@ class Slices:
             found: (N, C) outputs of the file, as float64.
             samples: Number of samples, if they have several rows each.
             step: The least distance between two values of the file; 0 if it is not known.
+            others: (M, C) outputs of the file for other samples, which may show that a slice
+                varies: an activation may be flat for all of a few samples.
         """
         signal, noise = _powers(truth, found)
         usable = np.isfinite(truth) & np.isfinite(found)
         known, given = np.where(usable, truth, 0.0), np.where(usable, found, 0.0)
         least, most = known.min(axis=0), known.max(axis=0)
-        lows, highs = given.min(axis=0), given.max(axis=0)
+        shown = given if others is None else np.concatenate([given, others])
+        lows, highs = shown.min(axis=0), shown.max(axis=0)
         alike = np.zeros(len(lows))
         for place in np.flatnonzero(lows == highs):
             values = known[:, place]
@@ -234,7 +243,11 @@ def output_quality(
     if step is None:
         values = np.unique(given[np.isfinite(given)])
         step = float(np.diff(values).min()) if len(values) > 1 else 0.0
-    slices = Slices.of(rows, found, samples=len(index), step=step) if sliced else None
+    others = np.asarray(actual, np.float64)[np.isin(golden.kind, TYPICAL)].reshape(-1, width)
+    others = others[np.isfinite(others).all(axis=1)]
+    slices = None
+    if sliced:
+        slices = Slices.of(rows, found, samples=len(index), step=step, others=others)
     powers = _powers(rows, found) if slices is None else (slices.signal, slices.noise)
     signal, noise = (float(np.sum(power)) for power in powers)
     return OutputQuality(

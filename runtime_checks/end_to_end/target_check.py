@@ -15,7 +15,7 @@ from ...artifacts.precisions import WORST_SAMPLE_LIMIT
 from ...artifacts.sample_kinds import BORDER, EXTREME, NONFINITE, without_undefined
 from ...runtimes import RUNTIMES, Target
 from ...runtimes.run import TargetRun
-from .bounds import NoiseBound, float32_bound, in_floats_bound
+from .bounds import NoiseBound, float32_bound, in_floats_bound, noise_of
 from .comparison import sample_errors
 from .error_budget import ErrorBudget
 from .findings import Finding, OutputVerdict, TargetResult, judge_outputs
@@ -183,13 +183,8 @@ def _in_floats(
 
 def _defined(outputs: Outputs, artifact: Artifact, golden: GoldenSet) -> dict[str, np.ndarray]:
     """Return outputs, replaced by the trained model's where nothing is expected."""
-    return without_undefined(
-        outputs,
-        golden.kind,
-        golden.reference,
-        artifact.precision,
-        golden.file_noise.get(artifact.file),
-    )
+    noise = noise_of(golden, artifact)
+    return without_undefined(outputs, golden.kind, golden.reference, artifact.precision, noise)
 
 
 def _beyond_ranges(artifact: Artifact, golden: GoldenSet, target: Target) -> np.ndarray:

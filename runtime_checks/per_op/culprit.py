@@ -368,9 +368,8 @@ def _message(culprit: Culprit, layer: str, why: str) -> str:
     op = culprit.op
     error = np.abs(culprit.got - culprit.expected)
     over = ~(error <= culprit.allowed)
-    place = np.unravel_index(
-        int(np.argmax(np.where(np.isfinite(error), error, np.inf))), error.shape
-    )
+    excess = np.where(np.isfinite(error), error - culprit.allowed, np.inf)
+    place = np.unravel_index(int(np.argmax(np.where(over, excess, -np.inf))), error.shape)
     others = [node.layer for node in culprit.segment if node.layer != layer]
     along = f" (with {', '.join(dict.fromkeys(others))})" if others else ""
     return (

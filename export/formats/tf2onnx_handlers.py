@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..quantization.finish_onnx import fake_quantization
+from ..quantization.quantizer_choices import JUMPS
+
+_LOGICAL = frozenset({"Less", "Equal", "Not", "Xor", "And"})
 
 
 def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
@@ -47,15 +51,20 @@ def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     shapes, dtypes = [ctx.get_shape(node.output[0])], [ctx.get_dtype(node.output[0])]
     remainder, (x, y), outputs = node.type == "FloorMod", node.input, list(node.output)
     floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE}
+    numbers = itertools.count()
     ctx.remove_node(name)
 
     def make(kind: str, *inputs: str, last: bool = False, **attributes: int) -> str:
-        which = {"name": name, "outputs": outputs} if last else {}
-        types = (
-            [onnx.TensorProto.BOOL] if kind in {"Less", "Equal", "Not", "Xor", "And"} else dtypes
-        )
+        # An integer file must not round what jumps.
+        named = f"{name}/{JUMPS}/{next(numbers)}" if dtypes[0] in floats else None
+        which: dict[str, Any] = {"outputs": outputs, "name": named or name} if last else {}
         made = ctx.make_node(
-            kind, list(inputs), attr=attributes, shapes=shapes, dtypes=types, **which
+            kind,
+            list(inputs),
+            attr=attributes,
+            shapes=shapes,
+            dtypes=[onnx.TensorProto.BOOL] if kind in _LOGICAL else dtypes,
+            **{"name": named} | which,
         )
         result: str = made.output[0]
         return result

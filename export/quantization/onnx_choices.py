@@ -11,7 +11,7 @@ import onnx
 from onnxruntime.quantization import QuantType
 
 from ...errors import UserError
-from .quantizer_choices import WIDE_OPSET, QuantizerChoices
+from .quantizer_choices import JUMPS, WIDE_OPSET, QuantizerChoices
 from .range_choice import Histogram
 
 # Activations that are computed together with the node before them.
@@ -66,7 +66,8 @@ def arguments_for(
         overrides = _chosen_ranges(model, choices.ranges, samples)
     if wide:
         overrides = _widened(model, wide, overrides)
-    return Arguments([node.name for node in floats], overrides)
+    jumps = [node for node in model.graph.node if JUMPS in node.name and node not in floats]
+    return Arguments([node.name for node in [*floats, *jumps]], overrides)
 
 
 def _name(node: onnx.NodeProto) -> str:

@@ -15,6 +15,9 @@ WIDE_OPSET = 21  # the first with 16-bit QuantizeLinear
 # dynamic-range and int4 files keep in floats.
 IN_FLOATS = "product_in_floats"
 
+# Part of the names of nodes that compute in floats in every .onnx file, since they jump.
+JUMPS = "jump_in_floats"
+
 
 @dataclasses.dataclass(frozen=True)
 class QuantizerChoices:

@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 
 from ...artifacts.golden_set import GoldenSet
-from ...artifacts.sample_kinds import TYPICAL, typical_samples
+from ...artifacts.sample_kinds import typical_samples
 from .chance import CHANCE, all_within
 
 # Allowed variation in the trained model of a slice that is constant in a file: a tenth for scores
 # from 0 to 1, a thousandth of their size for other numbers.
 _SMALL_SCORE, _SMALL_PART = 0.1, 1e-3
+
+# Instead of a probability of 0, whose logarithm is not a number of JSON.
+_TINY = 1e-300
 
 # Greatest number of slices of the last axis that are judged separately.
 _MOST_SLICES = 4096
@@ -42,6 +45,8 @@ class Slices:
         file_most: Greatest values in the file.
         alike: Logarithms of the probability that values distributed like the truth's, rounded to
             the steps of the file, are all the same; 0 where the file's values are not.
+        usual: Logarithms of the probability that N values of a slice are this constant, if they
+            are distributed like those of the slices that vary; 0 where the file's values vary.
         samples: Number of samples.
         step: The least distance between two values of the file; 0 if it is not known.
         finite: Whether all values are finite.
@@ -54,19 +59,14 @@ class Slices:
     file_least: tuple[float, ...]
     file_most: tuple[float, ...]
     alike: tuple[float, ...]
+    usual: tuple[float, ...]
     samples: int
     step: float
     finite: bool
 
     @classmethod
     def of(
-        cls,
-        truth: np.ndarray,
-        found: np.ndarray,
-        *,
-        samples: int = 0,
-        step: float = 0.0,
-        others: np.ndarray | None = None,
+        cls, truth: np.ndarray, found: np.ndarray, *, samples: int = 0, step: float = 0.0
     ) -> Slices:
         """Return the totals of one part.
 
@@ -75,19 +75,20 @@ class Slices:
             found: (N, C) outputs of the file, as float64.
             samples: Number of samples, if they have several rows each.
             step: The least distance between two values of the file; 0 if it is not known.
-            others: (M, C) outputs of the file for other samples, which may show that a slice
-                varies: an activation may be flat for all of a few samples.
         """
+        samples = samples or len(truth)
         signal, noise = _powers(truth, found)
         usable = np.isfinite(truth) & np.isfinite(found)
         known, given = np.where(usable, truth, 0.0), np.where(usable, found, 0.0)
         least, most = known.min(axis=0), known.max(axis=0)
-        shown = given if others is None else np.concatenate([given, others])
-        lows, highs = shown.min(axis=0), shown.max(axis=0)
-        alike = np.zeros(len(lows))
-        for place in np.flatnonzero(lows == highs):
+        lows, highs = given.min(axis=0), given.max(axis=0)
+        constant = lows == highs
+        alike, usual = np.zeros(len(lows)), np.zeros(len(lows))
+        for place in np.flatnonzero(constant):
             values = known[:, place]
             alike[place] = _log_alike(np.rint(values / step) if step else values)
+            share = np.mean(given[:, ~constant] == lows[place]) if not constant.all() else 0.0
+            usual[place] = samples * math.log(max(share, _TINY))
         return cls(
             signal=tuple(signal.tolist()),
             noise=tuple(noise.tolist()),
@@ -96,7 +97,8 @@ class Slices:
             file_least=tuple(lows.tolist()),
             file_most=tuple(highs.tolist()),
             alike=tuple(alike.tolist()),
-            samples=samples or len(truth),
+            usual=tuple(usual.tolist()),
+            samples=samples,
             step=step,
             finite=bool(usable.all()),
         )
@@ -108,7 +110,7 @@ class Slices:
             return tuple(map(join, getattr(self, name), getattr(other, name)))
 
         return Slices(
-            **{name: joined(operator.add, name) for name in ("signal", "noise", "alike")},
+            **{name: joined(operator.add, name) for name in ("signal", "noise", "alike", "usual")},
             **{name: joined(min, name) for name in ("least", "file_least")},
             **{name: joined(max, name) for name in ("most", "file_most")},
             samples=self.samples + other.samples,
@@ -142,6 +144,7 @@ class Slices:
 
         A right file rounds the values of the trained model, and may give one value for a few of
         them. Where they span less than a step, it is tested whether other samples would span one.
+        An activation may also be flat for a few samples, as it is in other slices for some.
         """
         if not self.finite:
             return (), ()
@@ -155,7 +158,8 @@ class Slices:
         unresolved: list[int] = []
         for place in np.flatnonzero(varies & constant).tolist():
             if spans[place] < self.step:
-                chance = all_within(spans[place] / self.step, self.samples)
+                within = all_within(spans[place] / self.step, self.samples)
+                chance = max(within, math.exp(self.usual[place]))
             else:
                 chance = math.exp(self.alike[place])
             (dead if tested * chance < CHANCE else unresolved).append(place)
@@ -243,11 +247,7 @@ def output_quality(
     if step is None:
         values = np.unique(given[np.isfinite(given)])
         step = float(np.diff(values).min()) if len(values) > 1 else 0.0
-    others = np.asarray(actual, np.float64)[np.isin(golden.kind, TYPICAL)].reshape(-1, width)
-    others = others[np.isfinite(others).all(axis=1)]
-    slices = None
-    if sliced:
-        slices = Slices.of(rows, found, samples=len(index), step=step, others=others)
+    slices = Slices.of(rows, found, samples=len(index), step=step) if sliced else None
     powers = _powers(rows, found) if slices is None else (slices.signal, slices.noise)
     signal, noise = (float(np.sum(power)) for power in powers)
     return OutputQuality(

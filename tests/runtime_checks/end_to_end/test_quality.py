@@ -322,6 +322,18 @@ def test_slices_that_may_be_constant():
     assert output_quality("y", truth, golden_of(truth)).snr_db == math.inf
 
 
+def test_activations_that_are_flat_for_all_samples():
+    """Of 1000 units that are below zero half of the time, some are so in all of 12 samples."""
+    x = np.random.default_rng(0).uniform(-8, 8, (12, 1000))
+    x[:, 5], x[:, 7] = -np.abs(x[:, 5]), np.abs(x[:, 7])
+    truth = x / (1 + np.exp(-2 * x))
+    given = np.rint(truth)
+    assert (np.ptp(given, axis=0) == 0).any()
+    assert output_quality("y", given, golden_of(truth), step=1.0).dead == ()
+    given[:, 7] = 0  # others have this value half of the time, but this one is above zero
+    assert output_quality("y", given, golden_of(truth), step=1.0).dead == (7,)
+
+
 @pytest.mark.parametrize(
     ("beyond", "values", "passed"),
     [(1, 10, True), (2, 10, True), (3, 10, False), (3, 1000, True), (63, 1000, False)],

@@ -59,7 +59,7 @@ class RoundedWeights:
                 continue
             weight = nodes[match.node].weights[match.role]
             if match.state == "equal":
-                arrays.setdefault(match.node, {})[match.role] = file_weight(match, weight.shape)
+                arrays.setdefault(match.node, {})[match.role] = _held(match, weight.shape)
             elif match.state == "altered" and not match.remark and data.dtype.kind in "iu":
                 found = _unaltered(match, weight)
                 arrays.setdefault(match.node, {})[match.role] = found
@@ -88,6 +88,14 @@ class RoundedWeights:
         """Return the network with these weights."""
         nodes = tuple(self.nodes.get(node.name, node) for node in network.nodes)
         return replace(network, nodes=nodes)
+
+
+def _held(match: WeightMatch, shape: tuple[int, ...]) -> np.ndarray:
+    """Return the numbers that a file holds, in float32 if that has them all, else in float64."""
+    exact = file_weight(match, shape)
+    with np.errstate(over="ignore"):
+        short = exact.astype(np.float32)
+    return short if np.array_equal(short, exact, equal_nan=True) else exact
 
 
 def _in_floats(match: WeightMatch) -> bool:

@@ -222,6 +222,8 @@ def _made_anew(old: Layer) -> Layer:
     except (TypeError, ValueError, NotImplementedError) as error:
         # Keras puts the whole config before the reason.
         reason = str(error).rpartition("Exception encountered: ")[2].strip().partition("\n")[0]
+        if isinstance(error, NotImplementedError):
+            reason = "it has none"
         raise UserError(
             f"{_told(old)} cannot be recreated from its config ({reason.rstrip('.')}). "
             f"{_remedy(old)}"

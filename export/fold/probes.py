@@ -165,7 +165,7 @@ def _words(value: Value) -> list[str]:
         operation = call.op.operation if isinstance(call.op, Kept) else None
         if isinstance(operation, (kl.TextVectorization, kl.StringLookup)):
             known = [str(word) for word in operation.get_vocabulary()[:100]]
-            words += known if len(known) < 3 else [*known, " ".join(known[-3:])]
+            words += [*known, " ".join(known)]
     return words
 
 

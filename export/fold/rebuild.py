@@ -48,12 +48,25 @@ def remake(layer: Any, name: str, dtype: str | None) -> Any:
             name=name,
             dtype=dtype or layer.dtype_policy,
         )
-    config = layer.get_config() if dtype is None else in_dtype(layer.get_config(), dtype)
+    config = config_of(layer) if dtype is None else in_dtype(config_of(layer), dtype)
     if dtype == "float64" and kind_of(layer):
         config = uninitialized(config)
     new = from_config(layer, {**config, **_functions(layer, config), "name": name})
     copy_constants(layer, new)
     return new
+
+
+def config_of(layer: Any) -> dict[str, Any]:
+    """Return the config of a layer.
+
+    Raises:
+        UserError: It has none, as a custom layer without `get_config`.
+    """
+    try:
+        config: dict[str, Any] = layer.get_config()
+    except NotImplementedError as error:
+        raise _not_rebuilt(layer, "it has none") from error
+    return config
 
 
 def from_config(layer: Any, config: dict[str, Any]) -> Any:
@@ -68,10 +81,14 @@ def from_config(layer: Any, config: dict[str, Any]) -> Any:
         reason = str(error).partition(" Full object config")[0]
         # Keras puts the whole config before the reason.
         reason = " ".join(reason.rpartition("Exception encountered: ")[2].split()).rstrip(". ")
-        raise UserError(
-            f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its "
-            f"config: {reason}. {_advice(layer, reason)}"
-        ) from error
+        raise _not_rebuilt(layer, reason) from error
+
+
+def _not_rebuilt(layer: Any, reason: str) -> UserError:
+    return UserError(
+        f"The layer {layer.name!r} ({type(layer).__name__}) cannot be rebuilt from its config: "
+        f"{reason}. {_advice(layer, reason)}"
+    )
 
 
 def _advice(layer: Any, reason: str) -> str:

@@ -343,3 +343,26 @@ def test_a_lambda_in_a_config_is_refused_without_the_config():
         "identifier: a lambda). Keras cannot load it from a file either: give it named functions "
         "in place of lambdas, registered with keras.saving.register_keras_serializable."
     )
+
+
+class WithoutConfig(keras.layers.Layer):
+    """Keras stores arguments of constructors only if they can be written to a file."""
+
+    def __init__(self, function):
+        super().__init__(name="custom")
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+def test_a_layer_without_a_config_is_refused():
+    x = keras.Input((4,))
+    norm = keras.layers.BatchNormalization()
+    model = keras.Model(x, WithoutConfig(keras.ops.sin)(norm(x)))
+    with pytest.raises(rl.UserError) as refusal:
+        rl.to_renorm(model)
+    assert str(refusal.value) == (
+        "custom (WithoutConfig) cannot be recreated from its config (it has none). Its "
+        "get_config() must return every argument of its constructor, name included."
+    )

@@ -233,16 +233,14 @@ class Permute(_Passing):
 
     layers = (kl.Permute,)
 
-    def axis_out(self, call: Call, axis: int) -> int | None:
+    def axis_out(self, call: Call, axis: int) -> int:
         return (0, *call.op.operation.dims).index(axis)
 
     def to_input(self, call: Call, affine: Affine) -> Affine | Refusal:
-        axes = (0, *call.op.operation.dims)
-        return affine.moved(axes[affine.axis])
+        return affine.moved(call.op.operation.dims[affine.axis - 1])
 
     def to_output(self, call: Call, affine: Affine) -> Affine | Refusal:
-        axes = (0, *call.op.operation.dims)
-        return affine.moved(axes.index(affine.axis))
+        return affine.moved(self.axis_out(call, affine.axis))
 
 
 class Repeat(_Passing):

@@ -583,3 +583,51 @@ def test_a_result_describes_itself(verify, says, randomized):
     for text in (repr(result), result._repr_html_()):
         assert f"1 of 1 norms folded, {says}" in text
     assert "folded" in result._repr_html_()
+
+
+class WithoutConfig(kl.Layer):
+    def __init__(self, function):
+        super().__init__(name="custom")
+        self.function = function
+
+    def call(self, x):
+        return self.function(x)
+
+
+class HalfConfig(WithoutConfig):
+    def get_config(self):
+        return {"name": self.name}
+
+
+class UnknownCell(kl.SimpleRNNCell):
+    """Not registered, so that no layer around it can be rebuilt."""
+
+
+def _unnamed(shape, dtype=None):
+    return keras.ops.ones(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("layer", "says", "advice"),
+    [
+        (lambda: WithoutConfig(keras.ops.sin), "it has none", "Give it a `get_config` that"),
+        (lambda: HalfConfig(keras.ops.sin), "unexpected keyword", "Give it a `get_config` that"),
+        (lambda: kl.RNN(UnknownCell(3)), "class 'UnknownCell'", "Register it."),
+        (
+            lambda: kl.Dense(3, kernel_initializer=_unnamed, name="d"),
+            "initializer",
+            "Keras cannot load such a layer either",
+        ),
+    ],
+    ids=["no config", "half a config", "cell", "layer of Keras"],
+)
+def test_a_layer_that_cannot_be_rebuilt_is_refused_with_a_way_out(layer, says, advice):
+    x = keras.Input((5, 3))
+    made = layer()
+    model = keras.Model(x, kl.BatchNormalization()(made(kl.Dense(3)(x))))
+    with pytest.raises(UserError) as refusal:
+        fold(model)
+    message = str(refusal.value)
+    assert message.startswith(f"The layer {made.name!r} ({type(made).__name__}) cannot be rebuilt")
+    assert says in message
+    assert advice in message

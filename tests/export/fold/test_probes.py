@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 from keras import layers as kl
 from renormlite import UserError
+from renormlite.export.fold.evaluation import evaluate
 from renormlite.export.fold.faithful import _differs, in_half_precision
 from renormlite.export.fold.keras_graph import read_graph
-from renormlite.export.fold.probes import _batches, _borders, free_sizes, probes, real_inputs
+from renormlite.export.fold.probes import (
+    _batches,
+    _borders,
+    _words,
+    free_sizes,
+    probes,
+    real_inputs,
+)
 
 RNG = np.random.default_rng(0)
 
@@ -88,6 +96,30 @@ def test_real_samples_come_last_and_determine_free_sizes():
     np.testing.assert_array_equal(arrays[0], real)
     (_, first), *_ = probes(graph_of((None, 4)), None, [real])
     assert first[0].shape == (2, 5, 4)
+
+
+def test_texts_have_every_known_word_alone_and_with_others():
+    words = [f"word{i}" for i in range(5)]
+    text = kl.TextVectorization(vocabulary=words, output_sequence_length=9)
+    x = keras.Input((), dtype="string")
+    graph = read_graph(keras.Model(x, kl.Embedding(20, 2)(text(x))))
+    given = _words(graph.inputs[0])
+    assert set(words) < set(given)
+    assert any(set(words) <= set(entry.split()) for entry in given)
+    assert any(set(entry.split()).isdisjoint(words) for entry in given if entry)
+    (found,) = [arrays for _, (arrays,) in probes(graph, None, None)][:1]
+    assert set(found.tolist()) <= set(given)
+
+
+def test_a_shared_layer_is_changed_once():
+    shared = kl.Dense(3, name="shared")
+    x = keras.Input((3,))
+    graph = read_graph(keras.Model(x, shared(shared(x))))
+    changed = []
+    evaluate(
+        graph, [[np.ones((2, 3))]], graph.outputs, change=lambda layer: changed.append(layer.name)
+    )
+    assert changed.count("shared") == 1
 
 
 def test_real_inputs_by_name_or_in_order():

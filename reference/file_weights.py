@@ -118,7 +118,7 @@ def match_weights(
         by_size.setdefault(constant.data.size, []).append(constant)
         if constant.data.dtype.kind == "f":
             floats.setdefault(_ends(constant.data), []).append(constant)
-    tables = _tables(network, graph)
+    tables, outputs_first = _tables(network, graph), _outputs_first(graph)
     readers = network.readers()
     shifted = {name for name, after in readers.items() if [n.op for n in after] == ["hard_sigmoid"]}
     maps = flattened_maps(network)
@@ -130,16 +130,20 @@ def match_weights(
     ]
     for node, role, weight, key in wanted:
         if key not in known:
-            others = set() if node.op == "gather" else tables
-            known[key] = _exactly(node, role, weight, maps.get(node.name, ()), floats, others)
+            alike = by_size.get(weight.size, [])
+            others = {c.key for c in alike} - {c.key for c in _of_use(alike, tables, node)}
+            known[key] = _exactly(
+                node, role, weight, maps.get(node.name, ()), floats, others, outputs_first
+            )
     claimed = {match.tensor.key for match in known.values() if match and match.tensor}
     found = []
     for node, role, weight, key in wanted:
         match = known[key]
         if match is None:
             rest = [c for c in by_size.get(weight.size, []) if c.key not in claimed]
+            rest = _of_use(rest, tables, node)
             features = maps.get(node.name, ())
-            match = _nearest(node, role, weight, features, rest, foreign)
+            match = _nearest(node, role, weight, features, rest, foreign, outputs_first)
             if role == "alpha" and match.state != "equal":
                 # A PReLU as separate operators: relu(x) + (-alpha) · relu(-x).
                 beside = [c for c in rest if c.key in _factors(graph)]
@@ -287,6 +291,39 @@ def _tables(network: Network, graph: ArtifactGraph) -> set[str]:
     return lookups - elsewhere
 
 
+def _outputs_first(graph: ArtifactGraph) -> set[str]:
+    """Return the constants that are only read as kernels of TFLite's dense layers, (out, in)."""
+    found, elsewhere = set[str](), set[str]()
+    for op in graph.ops:
+        dense = op.kind == "FULLY_CONNECTED"
+        found.update(op.inputs[1:2] if dense else ())
+        elsewhere.update(op.inputs[:1] if dense else op.inputs)
+    return found - elsewhere
+
+
+def _fits(
+    node: Node, role: str, form: Form, constant: GraphTensor, outputs_first: Collection[str]
+) -> bool:
+    """Return whether a constant may hold a weight in an order of its axes.
+
+    A network may multiply by a matrix and by its transpose, as for the distances to the codes of a
+    vector quantization and for the code that is chosen.
+    """
+    dense = node.op == "dense" and role == "kernel"
+    return not dense or constant.key not in outputs_first or form[1][0] == len(form[0]) - 1
+
+
+def _of_use(constants: list[GraphTensor], tables: Collection[str], node: Node) -> list[GraphTensor]:
+    """Return the constants that may be a node's weight: those that are only looked up, or not.
+
+    A file may round the numbers of a table and of a kernel in different steps, such as the codes of
+    a vector quantization and their products with a vector. If there are none of its use, all may.
+    """
+    looked_up = node.op == "gather"
+    chosen = [constant for constant in constants if (constant.key in tables) is looked_up]
+    return chosen or constants
+
+
 def _exactly(
     node: Node,
     role: str,
@@ -294,6 +331,7 @@ def _exactly(
     features: tuple[int, ...],
     floats: Mapping[_Ends, Sequence[GraphTensor]],
     others: Collection[str],
+    outputs_first: Collection[str],
 ) -> WeightMatch | None:
     """Return the match with the constant that is equal bit for bit, as float32 or float16.
 
@@ -305,6 +343,8 @@ def _exactly(
             rounded = weight.astype(dtype, copy=False) if alike else weight
         for constant in (c for c in alike or () if c.key not in others):
             for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
+                if not _fits(node, role, form, constant, outputs_first):
+                    continue
                 if _equal(in_form(rounded, form), constant):
                     return WeightMatch(
                         node.name,
@@ -343,6 +383,7 @@ def _nearest(
     features: tuple[int, ...],
     rest: list[GraphTensor],
     foreign: bool,
+    outputs_first: Collection[str] = (),
 ) -> WeightMatch:
     """Return the match with the constant that agrees in most elements, the nearest of several."""
     error = np.broadcast_to(node.errors.get(role, 0.0), weight.shape)
@@ -358,6 +399,8 @@ def _nearest(
         ordered = in_form(weight, form).astype(np.float64).reshape(-1)
         compare = compare_in(form)
         for constant in rest:
+            if not _fits(node, role, form, constant, outputs_first):
+                continue
             wrong, real = compare(ordered, constant)
             share = agreeing(wrong, ordered, real)
             off = float(np.abs(real - ordered).sum()) if share == 1 else np.inf
@@ -370,7 +413,11 @@ def _nearest(
         return plain
     remark = ""
     if best[0] < 1:
-        best, remark = _explained(node, role, weight, features, rest, best, compare_in)
+
+        def fitting(form: Form) -> list[GraphTensor]:
+            return [c for c in rest if _fits(node, role, form, c, outputs_first)]
+
+        best, remark = _explained(node, role, weight, features, fitting, best, compare_in)
     share, constant, (view, axes), wrong, real = best
     placed = replace(plain, tensor=constant, form=axes, view=view)
     if not wrong.any():
@@ -403,7 +450,7 @@ def _explained(
     role: str,
     weight: np.ndarray,
     features: tuple[int, ...],
-    rest: list[GraphTensor],
+    fitting: Callable[[Form], list[GraphTensor]],
     best: _Candidate,
     compare_in: Callable[[Form], Compare],
 ) -> tuple[_Candidate, str]:
@@ -412,7 +459,8 @@ def _explained(
         return best, ""
     for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
         ordered, compare = in_form(weight, form).astype(np.float64), compare_in(form)
-        for constant in [best[1], *(c for c in rest if c is not best[1])]:
+        rest = fitting(form)
+        for constant in sorted(rest, key=lambda constant: constant is not best[1]):
             remark = explain(ordered, constant, form[1], role, compare)
             if remark:
                 wrong, real = compare(ordered.reshape(-1), constant)

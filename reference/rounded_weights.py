@@ -18,6 +18,7 @@ from ..artifacts.ranges import GREATEST_HALF
 from .file_weights import WeightMatch, file_weight, match_weights
 from .operators.activations import ULPS
 from .operators.base import constant_error
+from .operators.indexing import INDEXING
 
 # TFLite's option of operators with integer weights and float inputs.
 _ASYMMETRIC = "asymmetricQuantizeInputs"
@@ -79,6 +80,7 @@ class RoundedWeights:
             name: name in symmetric
             for name, roles in integer.items()
             if "kernel" in roles and "bias" not in roles and "kernel" in arrays.get(name, {})
+            if nodes[name].op not in INDEXING  # which read indices
         }
         absent = [match for match in weights if match.state != "equal"]
         numbers = [m.state == "absent" and nodes[m.node].weights[m.role].size == 1 for m in absent]

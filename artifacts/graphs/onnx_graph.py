@@ -228,9 +228,12 @@ def _quantizations(
 def _integer_products(
     ops: list[GraphOp], tensors: Mapping[str, GraphTensor]
 ) -> dict[str, Quantization]:
-    """Return the quantization of the constant operands of ConvInteger and MatMulInteger."""
+    """Return the quantization of the operands of ConvInteger and MatMulInteger that are constant.
+
+    The first operand is not, but its scale is, if it consists of rows of a table.
+    """
     producer = {key: op for op in ops for key in op.outputs}
-    found = {}
+    found: dict[str, Quantization] = {}
     for op in ops:
         if op.kind not in ("ConvInteger", "MatMulInteger"):
             continue
@@ -246,9 +249,12 @@ def _integer_products(
                 keys = [
                     k for other in others if other and other.kind == "Mul" for k in other.inputs
                 ]
-                # The scale of the activation comes first; behind an embedding it is constant, too.
-                known = [tensors[k].data for k in keys if tensors[k].data is not None]
+                # The scale of the activation comes first; behind a table it is constant, too.
+                known = [data for k in keys if (data := tensors[k].data) is not None]
                 scale = known[-1] if known else None
+                if len(known) > 1 and len(op.inputs) > 2:
+                    steps = _steps_of(known[0], tensors[op.inputs[2]].data)
+                    found.update(dict.fromkeys(_rows_of(op.inputs[0], producer), steps))
                 break
             if after.kind != "Cast":
                 break
@@ -261,6 +267,25 @@ def _integer_products(
         points = np.broadcast_to(points.reshape(-1), scales.shape)
         found[op.inputs[1]] = Quantization(scales, points, weight.dtype, axis)
     return found
+
+
+# Operators that pass integers on as they are.
+_PASS = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+
+
+def _rows_of(key: str, producer: Mapping[str, GraphOp]) -> Iterator[str]:
+    """Yield the key of some rows of a table, those before it was moved, and the table."""
+    while key:
+        yield key
+        op = producer.get(key)
+        key = op.inputs[0] if op is not None and op.kind in (*_PASS, "Gather") else ""
+
+
+def _steps_of(scale: np.ndarray, point: np.ndarray | None) -> Quantization:
+    """Return the quantization by one scale, and a zero point that is a constant."""
+    points = np.zeros(1, np.uint8) if point is None else np.atleast_1d(point)
+    scales = np.atleast_1d(scale).astype(np.float64)
+    return Quantization(scales, points.astype(np.int64), points.dtype)
 
 
 def _constant(name: str, value: np.ndarray) -> GraphTensor:

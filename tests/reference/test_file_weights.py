@@ -127,6 +127,49 @@ def test_the_table_of_an_embedding_is_no_kernel_of_the_output_layer_that_shares_
     assert found == {"table": "floats", "y": "integers"}
 
 
+def test_the_table_of_a_lookup_may_be_rounded_in_other_steps_than_the_same_kernel():
+    """The codes of a vector quantization, and their products with the vectors."""
+    table = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    distances = dense("distances", "x", table.T.copy())
+    codes = dataclasses.replace(dense("codes", "distances", table), op="gather")
+    network = Network(inputs={"x": (None, 4)}, outputs={"y": "codes"}, nodes=(distances, codes))
+    scale = float(np.abs(table).max() / 127)
+    kernel = GraphTensor("kernel", "kernel", table.shape, table.dtype, None, table)
+    graph = file_with(table=(np.rint(table / scale).astype(np.int8), scale))
+    product = GraphOp(0, "FULLY_CONNECTED", "product", ("x", "kernel"), ("index",), {})
+    lookup = GraphOp(1, "GATHER", "lookup", ("table", "index"), ("y",), {})
+    for kernel_kept in (True, False):  # in floats, or not in the file by itself
+        tensors = {**graph.tensors, **({"kernel": kernel} if kernel_kept else {})}
+        filed = dataclasses.replace(graph, tensors=tensors, read_ops=lambda: (product, lookup))
+        found = {entry.node: entry for entry in match_weights(network, filed)}
+        assert (found["codes"].tensor.key, found["codes"].state) == ("table", "equal")
+        assert not kernel_kept or found["distances"].tensor.key == "kernel"
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int8])
+def test_the_kernel_of_a_dense_layer_is_not_that_of_its_transpose(dtype):
+    """Of x W and z Wᵀ, the file has 2 W for the first: no constant is W itself."""
+    matrix = np.random.default_rng(0).normal(size=(4, 4)).astype(np.float32)
+    first, second = dense("first", "x", matrix), dense("second", "first", matrix.T.copy())
+    network = Network(inputs={"x": (None, 4)}, outputs={"y": "second"}, nodes=(first, second))
+    filed = {"doubled": 2 * matrix.T, "plain": matrix}  # (out, in)
+    scales = {name: float(np.abs(k).max()) / 127 for name, k in filed.items()}
+    graph = file_with(
+        **{k: (np.rint(v / scales[k]).astype(np.int8), scales[k]) for k, v in filed.items()}
+    )
+    if dtype == np.float32:
+        tensors = {k: GraphTensor(k, k, v.shape, v.dtype, None, v) for k, v in filed.items()}
+        graph = dataclasses.replace(graph, tensors=tensors)
+    ops = (
+        GraphOp(0, "FULLY_CONNECTED", "a", ("x", "doubled"), ("h",), {}),
+        GraphOp(1, "FULLY_CONNECTED", "b", ("h", "plain"), ("y",), {}),
+    )
+    graph = dataclasses.replace(graph, read_ops=lambda: ops)
+    found = {entry.node: entry for entry in match_weights(network, graph)}
+    assert (found["second"].tensor.key, found["second"].state) == ("plain", "equal")
+    assert found["first"].state != "equal"
+
+
 @pytest.mark.parametrize(("factor", "state"), [(16384, "equal"), (8192, "altered")])
 def test_a_factor_for_all_channels_may_be_stored_once(factor, state):
     """The opposite numbers of another layer are not an altered form of it."""

@@ -84,3 +84,23 @@ def test_a_number_that_a_file_has_as_an_attribute_is_no_missing_weight(slope, si
     graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
     found = RoundedWeights.of(network, match_weights(network, graph), graph)
     assert found.complete is complete
+
+
+@pytest.mark.parametrize(("op", "hybrid"), [("gather", set()), ("dense", {"node"})])
+def test_indices_are_not_quantized_at_run_time(op, hybrid):
+    """A lookup in a table of integers reads whole numbers, which must not count as rounded."""
+    integers = np.random.default_rng(0).integers(-127, 128, (200, 3)).astype(np.int8)
+    steps = Quantization(np.array([0.1]), np.array([0]), np.dtype(np.int8))
+    weights = {"kernel": (integers * 0.1).astype(np.float32)}
+    node = Node("node", op, "node", ("x",), (None, 3), {}, weights)
+    network = Network({"x": (None, 200)}, {"y": "node"}, (node,))
+    tensors = {
+        "x": GraphTensor("x", "x", (1, 200), np.dtype(np.float32), None),
+        "kernel": GraphTensor("kernel", "kernel", (200, 3), np.dtype(np.int8), steps, integers),
+        "y": GraphTensor("y", "y", (1, 3), np.dtype(np.float32), None),
+    }
+    ops = (GraphOp(0, "MatMulInteger", "", ("x", "kernel"), ("y",)),)
+    graph = ArtifactGraph(tensors, ("x",), ("y",), lambda: ops)
+    rounded = RoundedWeights.of(network, match_weights(network, graph), graph)
+    assert set(rounded.nodes) == {"node"}
+    assert set(rounded.hybrid) == hybrid

@@ -11,12 +11,14 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..artifacts.graphs.soundness import BEYOND_FLOAT32
 from ..artifacts.manifest import Artifact, FileRecord, TensorSpec
 from ..artifacts.samples import SampleSet
 from ..errors import UserError
@@ -257,9 +259,8 @@ class ArtifactWriter:
                 contents = file_format.validate(path, job)
             except ArtifactError as error:
                 raise UserError(
-                    f"The converter wrote a file that does not load: {error} Ranges that differ "
-                    f"too much for {precision} can cause this: keep the norms of inputs "
-                    "(input_norms='keep', --input-norms keep), or export another precision."
+                    f"The converter wrote a file that does not load: {error} "
+                    f"{_advice(str(error), precision)}"
                 ) from error
         artifact = described(path, format_name, job, contents)
         return dataclasses.replace(artifact, notes=notes_on_file(job, path, format_name))
@@ -306,6 +307,34 @@ class ArtifactWriter:
             keep_float=(*recipe.keep_float, *options.keep_float),
             keep_int16=(*recipe.keep_int16, *options.keep_int16),
         )
+
+
+# What runtimes say of a scale that is not a normal number, and of ranges that differ too much.
+_SCALE = re.compile(r"unsupported scale value \(([^)]*)\)")
+_UNEQUAL_SCALES = "scale_diff / output_scale"
+
+
+def _advice(reason: str, precision: str) -> str:
+    """Return what to do about a file that a runtime does not load, for the causes that are known.
+
+    Args:
+        reason: What the runtime says.
+        precision: The precision of the file.
+    """
+    scale = _SCALE.search(reason)
+    if scale and scale[1].lstrip("-+").lower().startswith(("inf", "nan")):
+        return BEYOND_FLOAT32
+    if scale:
+        return (
+            "The values of a tensor were too close to zero when the file was calibrated. "
+            "Calibrate on samples of the usual size."
+        )
+    if _UNEQUAL_SCALES in reason:
+        return (
+            f"Ranges that differ too much for {precision} cause this. Keep the norms of inputs: "
+            "input_norms='keep', --input-norms keep."
+        )
+    return "Export another precision, or the other format."
 
 
 def described(path: Path, format_name: str, job: Job, contents: Contents) -> Artifact:

@@ -12,6 +12,16 @@ import numpy as np
 from ...errors import UserError, is_printable, printable
 from .base import ArtifactGraph, GraphOp, GraphTensor
 
+# Why a scale is infinite, and what to do.
+BEYOND_FLOAT32 = (
+    "A value of the model exceeded float32 (3.4e38) when the file was calibrated. Calibrate on "
+    "samples for which all values stay below that."
+)
+
+
+class _InfiniteScaleError(ValueError):
+    """A file is as it was written, but with a scale that is not finite."""
+
 
 @contextlib.contextmanager
 def reading(path: Path, what: str) -> Iterator[None]:
@@ -27,6 +37,8 @@ def reading(path: Path, what: str) -> Iterator[None]:
         yield
     except (UserError, NameError, ImportError):  # the last two are not caused by a file
         raise
+    except _InfiniteScaleError as error:
+        raise UserError(f"{path} cannot be used: {error}. {BEYOND_FLOAT32}") from error
     except Exception as error:
         text = f"unknown {error}" if isinstance(error, KeyError) else str(error)
         reason = printable(text)[:200] or type(error).__name__
@@ -95,7 +107,7 @@ def _demand_sound_quantization(tensor: GraphTensor) -> None:
     if steps is None:
         return
     if not np.isfinite(steps.scales).all():
-        raise ValueError(f"the scale of tensor {tensor.name!a} is not finite")
+        raise _InfiniteScaleError(f"the scale of tensor {tensor.name!a} is not finite")
     if steps.scales.size > 1 and tensor.shape:
         rank = len(tensor.shape)
         if not -rank <= steps.axis < rank:

@@ -17,6 +17,7 @@ from any_models import crossed_numbers
 from keras import layers
 from renormlite import UserError
 from renormlite.export import number_limits
+from renormlite.export.files import _advice
 from renormlite.export.formats import flatbuffer
 from renormlite.export.formats.base import Job, format_named
 from renormlite.export.formats.freeze import freeze
@@ -262,3 +263,43 @@ def test_code_is_removed_from_any_message_and_nothing_else():
     assert str(told) == "Cannot read (code), of (code)."
     path = f"'4wEAAA/{'models/' * 20}net'"
     assert str(rl.UserError(path)) == path
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "tflite"])
+def test_values_beyond_float32_in_the_calibration_are_named(file_format, tmp_path):
+    """Their scale is infinite; the file is not damaged, and no norm is to blame."""
+    x = keras.Input((4,), name="x")
+    y = layers.Activation("tanh")(layers.Dense(5, name="big")(x))
+    model = keras.Model(x, layers.Dense(3)(y))
+    rng = np.random.default_rng(0)
+    kernel = np.clip(rng.normal(size=(4, 5)) * 4e18, -8e18, 8e18)
+    model.get_layer("big").set_weights([kernel.astype(np.float32), np.zeros(5, np.float32)])
+    samples = (rng.normal(size=(40, 4)).cumsum(axis=0) * 9e18).astype(np.float32)
+    with pytest.raises(UserError) as refusal:
+        rl.export_model(
+            model,
+            tmp_path / "net",
+            formats=(file_format,),
+            precisions=("int8",),
+            calibration=samples,
+            inputs=samples[:16],
+        )
+    sentence = str(refusal.value)
+    assert "exceeded float32 (3.4e38) when the file was calibrated" in sentence
+    assert "Copy it again" not in sentence
+    assert "norms" not in sentence
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [
+        ("unsupported scale value (inf) in channel 0", "below that"),
+        ("unsupported scale value (1e-40) in channel 0", "of the usual size"),
+        ("kernel_util.cc:403 scale_diff / output_scale <= 0.02 was not true.", "input_norms"),
+        ("node 3 failed to prepare", "Export another precision"),
+    ],
+)
+def test_advice_is_given_for_the_cause_that_the_runtime_names(reason, advice):
+    found = _advice(reason, "int8")
+    assert advice in found
+    assert ("norms" in found) is (advice == "input_norms")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..artifacts.directory import read_export
-from ..artifacts.graphs import format_of, read_graph
+from ..artifacts.graphs import TooLargeError, format_of, read_graph
 from ..artifacts.graphs.onnx_weights import copy_weights
 from ..artifacts.images import Preprocessing
 from ..artifacts.manifest import Artifact
@@ -172,6 +172,8 @@ class _Describer:
             if self._wanted and isinstance(error, UserError):
                 raise
             says = str(error).replace(f"{path.parent}{os.sep}", "")  # of the copy
+            if isinstance(error, TooLargeError):  # it must not be run
+                raise TooLargeError(says) from error
             return dataclasses.replace(plain, notes=(says, *others))
         return dataclasses.replace(
             artifact,

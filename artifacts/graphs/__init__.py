@@ -12,7 +12,13 @@ from pathlib import Path
 from ...errors import UserError
 from ...files import regular
 from .base import ArtifactGraph, GraphOp
-from .soundness import demand_sound_ops, demand_sound_tensors
+from .soundness import TooLargeError as TooLargeError
+from .soundness import (
+    demand_bounded_tensors,
+    demand_sound_ops,
+    demand_sound_tensors,
+    size_of,
+)
 from .soundness import reading as reading
 
 # Format to the module here that reads it.
@@ -55,6 +61,9 @@ def read_graph(path: Path, format_name: str, data: bytes | None = None) -> Artif
     with reading(path, what):
         graph: ArtifactGraph = reader.read(path, content)
         demand_sound_tensors(graph)
+        stored = sum(t.data.nbytes for t in graph.tensors.values() if t.data is not None)
+        inputs = sum(size_of(graph.tensors[key]) for key in graph.inputs)
+        demand_bounded_tensors(path, graph.tensors.values(), len(content) + stored + inputs)
 
     def sound_ops() -> tuple[GraphOp, ...]:
         with reading(path, what):

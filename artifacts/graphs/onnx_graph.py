@@ -15,6 +15,7 @@ from ...extras import missing_package
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from .onnx_integer_forms import in_floats
 from .onnx_weights import is_outside, value_of, weights_file
+from .soundness import demand_bounded_tensors, size_of
 
 # Limit on the size of shapes, axes and similar constants.
 _SMALL = 1024
@@ -45,15 +46,54 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
     for key, quantization in _quantizations(ops, tensors).items():
         tensors[key] = replace(tensors[key], quantization=quantization)
     constants = {entry.name for entry in graph.initializer}
+    inner = tuple(_inner_constants(graph, folder))
+    _demand_bounded(path, model, len(data), tensors)
     return ArtifactGraph(
         tensors=tensors,
         read_ops=lambda: tuple(ops),
         inputs=tuple(value.name for value in graph.input if value.name not in constants),
         outputs=tuple(value.name for value in graph.output),
         metadata={entry.key: entry.value for entry in model.metadata_props},
-        inner_constants=tuple(_inner_constants(graph, folder)),
+        inner_constants=inner,
         filed_ops=tuple(filed) if len(ops) > len(filed) else (),
     )
+
+
+def _demand_bounded(path: Path, model: Any, size: int, tensors: Mapping[str, GraphTensor]) -> None:
+    """Refuse a file that computes a tensor of gigabytes from little, before anything runs it.
+
+    Args:
+        path: The file.
+        model: Its content, of which large constants are removed.
+        size: Its bytes.
+        tensors: Its tensors, with the constants.
+
+    Raises:
+        TooLargeError: The size of a tensor is out of proportion.
+    """
+    import onnx
+
+    weights = sum(t.data.nbytes for t in tensors.values() if t.data is not None)
+    given = size + weights + sum(size_of(tensors[value.name]) for value in model.graph.input)
+    for entry in model.graph.initializer:
+        if math.prod(entry.dims) > _SMALL:  # its shape is enough, and inference copies the model
+            for field, _ in entry.ListFields():
+                if field.name.endswith("_data"):
+                    entry.ClearField(field.name)
+    # Values are not followed into shapes: onnx writes down every number of a computed vector.
+    # Operators that it lacks, and damaged graphs, leave sizes unknown.
+    with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
+        model = onnx.shape_inference.infer_shapes(model)
+    demand_bounded_tensors(path, map(_declared, _values(model.graph)), given)
+
+
+def _values(graph: Any) -> Iterator[Any]:
+    """Yield the described values of a graph and of the graphs inside of it."""
+    yield from (*graph.value_info, *graph.output)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _values(attribute.g)
 
 
 def _nodes(graph: Any, tensors: dict[str, GraphTensor], folder: Path) -> list[GraphOp]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -43,6 +44,44 @@ def reading(path: Path, what: str) -> Iterator[None]:
         text = f"unknown {error}" if isinstance(error, KeyError) else str(error)
         reason = printable(text)[:200] or type(error).__name__
         raise UserError(f"{path} cannot be read as {what}: {reason}. Copy it again.") from error
+
+
+class TooLargeError(UserError):
+    """A file would fill the memory of whatever runs it."""
+
+
+# A network may compute large tensors from large inputs or weights. Larger ones from little are a
+# damaged shape, or a file that is made to exhaust memory.
+_GREATEST = 1 << 30  # bytes
+_GROWTH = 1024  # bytes computed, for a byte given
+
+
+def demand_bounded_tensors(path: Path, tensors: Iterable[GraphTensor], given: int) -> None:
+    """Refuse a file that computes gigabytes from much less.
+
+    Args:
+        path: The file.
+        tensors: Its computed tensors; free sizes count as one.
+        given: Bytes of the file, its weights and its inputs.
+
+    Raises:
+        TooLargeError: The size of all tensors is out of proportion.
+    """
+    sizes = {tensor.key: (size_of(tensor), tensor) for tensor in tensors if tensor.data is None}
+    total = sum(size for size, _ in sizes.values())
+    if total > max(_GREATEST, _GROWTH * given):
+        size, largest = max(sizes.values(), key=lambda pair: pair[0])
+        raise TooLargeError(
+            f"{path} computes {total / 1e9:.3g} GB from {given} bytes of file, weights and inputs: "
+            f"the largest tensor, {printable(largest.name)!r}, has the shape "
+            f"{list(largest.shape)} ({size / 1e9:.3g} GB). At most 1 GB, or 1,024 times the bytes "
+            "given, is expected, since more may fill the memory. Correct that shape."
+        )
+
+
+def size_of(tensor: GraphTensor) -> int:
+    """Return the bytes of a tensor; free sizes count as one."""
+    return math.prod(max(size, 1) for size in tensor.shape) * tensor.dtype.itemsize
 
 
 def demand_sound_tensors(graph: ArtifactGraph) -> None:

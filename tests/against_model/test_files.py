@@ -314,3 +314,21 @@ def test_a_file_without_its_weights_is_named(mixed, images, tmp_path):
     (result,) = check_files(mixed, [tmp_path / "net.tflite"], images).results
     assert not result.passed
     assert "its converter left the weights out" in "".join(f.message for f in result.findings)
+
+
+def test_a_file_that_would_fill_the_memory_is_not_run(mixed, images, tmp_path):
+    size = numpy_helper.from_array(np.array([2 * 10**9]), "s")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["s"], ["b"]),
+        helper.make_node("ReduceMax", ["b"], ["m"], keepdims=0),
+        helper.make_node("Add", ["x", "m"], ["y"]),
+    ]
+    ends = [
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (1, 4))] for name in ("x", "y")
+    ]
+    graph = helper.make_graph(nodes, "net", *ends, [size])
+    opset = [helper.make_opsetid("", 17)]
+    path = tmp_path / "big.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), path)
+    with pytest.raises(UserError, match=r"^big\.onnx computes 8 GB from \d+ bytes"):
+        check_files(mixed, [path], images)

@@ -1,15 +1,17 @@
-"""Protects the reader of TFLite files: its graphs equal those of the schema's own reader."""
+"""Protects the readers of files: equal to the schema's own reader, and no file fills the memory."""
 
 from __future__ import annotations
 
+import itertools
 import warnings
 
 import numpy as np
 import onnx
 import pytest
+from onnx import helper, numpy_helper
 from renormlite import UserError
 from renormlite.artifacts.flatbuffer import operator_name, pack, parse
-from renormlite.artifacts.graphs import read_graph
+from renormlite.artifacts.graphs import TooLargeError, read_graph
 from renormlite.artifacts.graphs.tflite_graph import _DTYPES, _unpacked
 
 
@@ -172,3 +174,94 @@ def test_bytes_behind_a_constant_are_not_read(file, tmp_path):
     (tmp_path / "longer.tflite").write_bytes(pack(model))
     after = read_graph(tmp_path / "longer.tflite", "tflite").tensors[str(place)].data
     np.testing.assert_array_equal(after, before)
+
+
+N = 2 * 10**9
+ONE, SIZE = np.ones(1, np.float32), np.array([N])
+FILLED = helper.make_node(
+    "ConstantOfShape", ["s"], ["b"], value=numpy_helper.from_array(np.ones(1, np.float32))
+)
+
+
+def chain(kind, length, **attributes):
+    """Return ops, each of which reads what the one before computes."""
+    names = ["c", *(f"c{k}" for k in range(1, length)), "b"]
+    second = ["s"] if kind == "Tile" else []
+    return [
+        helper.make_node(kind, [a, *(second or [a])], [b], **attributes)
+        for a, b in itertools.pairwise(names)
+    ]
+
+
+BOMBS = {
+    "a filled shape": ([FILLED], {"s": SIZE}),
+    "expansion": ([helper.make_node("Expand", ["c", "s"], ["b"])], {"c": ONE, "s": SIZE}),
+    "expansion of the input": (
+        [helper.make_node("Expand", ["x", "s"], ["b"])],
+        {"s": np.array([N // 4, 4])},
+    ),
+    "tiles of tiles": (chain("Tile", 3), {"c": ONE, "s": np.array([1300])}),
+    "padding": ([helper.make_node("Pad", ["c", "s"], ["b"])], {"c": ONE, "s": np.array([0, N])}),
+    "range": (
+        [helper.make_node("Range", ["c", "s", "d"], ["b"])],
+        {"c": np.array(0), "s": np.array(N), "d": np.array(1)},
+    ),
+    "resizing": (
+        [helper.make_node("Resize", ["c", "", "s"], ["b"], mode="nearest")],
+        {"c": ONE.reshape(1, 1, 1, 1), "s": np.array([1, 1, 40000, 40000], np.float32)},
+    ),
+    "outer product": (
+        [helper.make_node("MatMul", ["c", "d"], ["b"])],
+        {"c": np.ones((45000, 1), np.float32), "d": np.ones((1, 45000), np.float32)},
+    ),
+    "doubling": (chain("Concat", 34, axis=0), {"c": np.array([1])}),
+}
+
+
+def written(path, ops, constants):
+    """Write a file that adds the greatest number of the tensor `b` to its input."""
+    end = [
+        helper.make_node("Cast", ["b"], ["f"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("ReduceMax", ["f"], ["m"], keepdims=0),
+        helper.make_node("Add", ["x", "m"], ["y"]),
+    ]
+    x, y = (helper.make_tensor_value_info(n, onnx.TensorProto.FLOAT, [1, 4]) for n in "xy")
+    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph([*ops, *end], "main", [x], [y], weights)
+    opset = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_file_that_computes_gigabytes_from_little_is_not_read(name, tmp_path):
+    path = written(tmp_path / "m.onnx", *BOMBS[name])
+    with pytest.raises(TooLargeError, match=r"m\.onnx computes .* GB from \d+ bytes"):
+        read_graph(path, "onnx")
+
+
+def test_many_tensors_may_not_be_gigabytes_together(tmp_path):
+    parts = [f"b{k}" for k in range(20)]
+    ops = [helper.make_node("Expand", ["x", "s"], [part]) for part in parts]
+    ops.append(helper.make_node("Sum", parts, ["b"]))
+    path = written(tmp_path / "m.onnx", ops, {"s": np.array([10**7, 4])})
+    with pytest.raises(TooLargeError):
+        read_graph(path, "onnx")
+
+
+def test_large_tensors_are_read_if_the_weights_are_large_too(tmp_path):
+    """A thousand times the bytes of the weights, such as the features of many positions."""
+    rows, columns = np.ones((10**6, 1), np.float32), np.ones((1, 500), np.float32)
+    ops = [helper.make_node("MatMul", ["c", "d"], ["b"])]
+    graph = read_graph(written(tmp_path / "m.onnx", ops, {"c": rows, "d": columns}), "onnx")
+    np.testing.assert_array_equal(graph.tensors["c"].data, rows)
+
+
+def test_a_tflite_file_may_not_compute_gigabytes_from_little_either(file, tmp_path):
+    model = parse(file.read_bytes())
+    graph = model.subgraphs[0]
+    graph.tensors[graph.outputs[0]].shape = np.array([1, N], np.int32)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(pack(model))
+    with pytest.raises(TooLargeError):
+        read_graph(path, "tflite")

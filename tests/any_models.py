@@ -569,6 +569,12 @@ def logarithms() -> keras.Model:
 
 
 @case()
+def angles() -> keras.Model:
+    x = Input((5, 2), name="x")
+    return keras.Model(x, head(ops.arctan2(x[..., 0], x[..., 1])))
+
+
+@case()
 def hyperbolic() -> keras.Model:
     x, scores = dense()
     return keras.Model(x, head(ops.sinh(scores) + ops.cosh(scores)))

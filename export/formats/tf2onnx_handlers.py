@@ -13,6 +13,8 @@ from ..quantization.quantizer_choices import JUMPS
 
 _LOGICAL = frozenset({"Less", "Equal", "Not", "Xor", "And"})
 
+_BOOL = 9  # ONNX's number of the element type bool
+
 
 def _erfc(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     """Convert erfc, which occurs in exact GELU and which ONNX lacks: erfc(x) = 1 - erf(x)."""
@@ -83,6 +85,41 @@ def _floor_division(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
         make("Div", make("Sub", x, make("Mod", x, y)), y, last=True)
 
 
+def _angle(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
+    """Convert atan2, which ONNX lacks, to the arctangent of a quotient between 0 and 1.
+
+    tf2onnx divides y by x if the sign of x is not 0. OpenVINO computes with denormal numbers as
+    with 0, but they have a sign, so that 0 / 0 would give NaN.
+    """
+    (y, x), outputs = node.input, list(node.output)
+    shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
+    kind = np.float32 if dtype == 1 else np.float64
+    ctx.remove_node(name)
+
+    def constant(part: str, value: float) -> str:
+        made: str = ctx.make_const(f"{name}/{part}", np.array(value, kind)).output[0]
+        return made
+
+    count = itertools.count()
+
+    def make(operator: str, *inputs: str, to: int = dtype, **last: Any) -> str:
+        named = {"name": f"{name}/{operator}_{next(count)}", **last}
+        made = ctx.make_node(operator, list(inputs), shapes=[shape], dtypes=[to], **named)
+        result: str = made.output[0]
+        return result
+
+    def chosen(condition: tuple[str, str], then: str, otherwise: str, **last: Any) -> str:
+        return make("Where", make("Less", *condition, to=_BOOL), then, otherwise, **last)
+
+    zero, least = constant("zero", 0), constant("least", float(np.finfo(np.float32).tiny))
+    width, height = make("Abs", x), make("Abs", y)
+    larger = make("Max", make("Max", width, height), least)
+    angle = make("Atan", make("Div", make("Min", width, height), larger))
+    angle = chosen((width, height), make("Sub", constant("quarter", np.pi / 2), angle), angle)
+    angle = chosen((x, zero), make("Sub", constant("half", np.pi), angle), angle)
+    chosen((y, zero), make("Neg", angle), angle, name=name, outputs=outputs)
+
+
 def _resize(ctx: Any, node: Any, name: str, args: list[Any]) -> None:
     """Convert a resizing with scales that result in its sizes; tf2onnx rounds them to float32.
 
@@ -147,6 +184,7 @@ def _nearest_pixels(size: int, new: int, *, corners: bool, centers: bool) -> NDA
 
 #: Type of a TensorFlow op to the handler that converts it.
 HANDLERS = {
+    "Atan2": _angle,
     "Erfc": _erfc,
     "FloorDiv": _floor_division,
     "FloorMod": _floor_division,

@@ -45,7 +45,7 @@ from .number_limits import activations_beyond_half
 from .provenance import CREATED_BY, versions
 from .signature import Signature
 from .variants import Variant
-from .wrong_files import notes_on_outputs
+from .wrong_files import logarithmic_layers, notes_on_outputs
 
 NETWORK_FILE = "network.npz"
 
@@ -338,7 +338,7 @@ class ExportRun:
             lambda: self._faulty_layer(artifact),
             self._denormal_layer,
             self._explained_in_half(artifact, given, truth, reference, network, noise),
-            list(dict.fromkeys(node.layer for node in network.nodes if node.op == "log")),
+            logarithmic_layers(network),
         )
         return dataclasses.replace(artifact, notes=(*artifact.notes, *notes))
 

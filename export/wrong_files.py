@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from ..artifacts.manifest import Artifact
+from ..artifacts.network import Network
 from ..artifacts.precisions import (
     LEAST_SNR,
     SMALLEST_NORMAL,
@@ -53,7 +54,7 @@ def notes_on_outputs(
         denormal: Finds a layer with denormal weights that matter, for the same.
         noise: Output name to the (N,) root mean square errors that half precision explains, for a
             file of float16; None if its outputs cannot be judged.
-        logarithmic: Layers that take logarithms, as of a spectrum.
+        logarithmic: Layers that compute logarithms, as of a spectrum (`logarithmic_layers`).
 
     Raises:
         UserError: The file computes in floats, and more than rounding is wrong.
@@ -94,6 +95,26 @@ def notes_on_outputs(
                 "precision, or calibrate on real samples"
             )
     return tuple(notes)
+
+
+def logarithmic_layers(network: Network) -> list[str]:
+    """Return the layers that take logarithms, and those that compute what they are taken of.
+
+    The integers of a power or a product hold few of the numbers of a logarithm, wherever they are
+    computed. Layers with a kernel of their own, such as a convolution, end the search.
+    """
+    needed: set[str] = set()
+    found: dict[str, None] = {}
+    ends: set[str] = set()  # the layers of the logarithms
+    for node in reversed(network.nodes):
+        taken = node.op == "log"
+        if taken:
+            ends.add(node.layer)
+        inside = node.name in needed and ("kernel" not in node.weights or node.layer in ends)
+        if taken or inside:
+            found[node.layer] = None
+            needed |= set(node.inputs)
+    return list(found)[::-1]
 
 
 def _in_floats(artifact: Artifact, logarithmic: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -19,7 +20,7 @@ from renormlite.export.formats import onnx as onnx_format
 from renormlite.export.formats import tflite
 from renormlite.export.formats.onnx_external import write_model
 from renormlite.export.formats.rewrites import with_vector_sums
-from renormlite.export.wrong_files import beyond_noise, notes_on_outputs
+from renormlite.export.wrong_files import beyond_noise, logarithmic_layers, notes_on_outputs
 from renormlite.reference.file_noise import finite_in_half, noise_in_half
 
 TRUTH = np.linspace(-1, 1, 40).reshape(4, 10)
@@ -156,18 +157,47 @@ def test_notes_say_what_is_far(tmp_path: Path) -> None:
     assert "NaN or infinite" in notes("float16", TRUTH * np.inf, 30.0)[0]
 
 
-def test_logarithms_of_integers_are_advised_to_be_floats(tmp_path: Path) -> None:
+def _mel(sound: keras.KerasTensor) -> keras.KerasTensor:
+    layer = layers.MelSpectrogram(128, 64, num_mel_bins=16, sampling_rate=8000, name="spec")
+    return layer(sound)
+
+
+def _powers(sound: keras.KerasTensor) -> keras.KerasTensor:
+    real, imaginary = keras.ops.stft(sound, 128, 64, 128)
+    return keras.ops.log10(keras.ops.maximum(real * real + imaginary * imaginary, 1e-10))
+
+
+@pytest.mark.parametrize("spectrum", [_mel, _powers])
+def test_logarithms_of_integers_are_advised_to_be_floats(
+    spectrum: Callable[[keras.KerasTensor], keras.KerasTensor], tmp_path: Path
+) -> None:
     x = keras.Input((1000,), name="x")
-    spectrum = layers.MelSpectrogram(128, 64, num_mel_bins=16, sampling_rate=8000, name="spec")(x)
-    model = keras.Model(x, layers.Dense(3, name="y")(spectrum))
+    model = keras.Model(x, layers.Dense(3, name="y")(spectrum(x)))
     rng = np.random.default_rng(0)
     tones = np.sin(np.arange(1000) * rng.uniform(0.1, 2, (32, 1)))
     samples = (tones * 10 ** rng.uniform(-3, 0, (32, 1))).astype(np.float32)
     options = {"formats": ("tflite",), "precisions": ("int8",), "calibration": samples}
     (plain,) = rl.export_model(model, tmp_path, **options).artifacts
-    assert "in float (--keep-float spec), export another precision" in plain.notes[-1]
-    (kept,) = rl.export_model(model, tmp_path, keep_float=("spec",), **options).artifacts
+    advice = re.search(r"in float \(--keep-float (\S+)\), export another", plain.notes[-1])
+    assert advice
+    named = advice[1].split(",")
+    assert (named == ["spec"]) == (spectrum is _mel)
+    (kept,) = rl.export_model(model, tmp_path, keep_float=named, **options).artifacts
     assert plain.snr_db["y"] < 10 < 30 < kept.snr_db["y"]
+
+
+def test_layers_with_a_kernel_are_not_what_a_logarithm_is_taken_of() -> None:
+    kernel = {"kernel": np.eye(2, dtype=np.float32)}
+    nodes = (
+        Node("d", "dense", "dense", ("x",), (None, 2), {}, kernel),
+        Node("s", "square", "square", ("d",), (None, 2), {}, {}),
+        Node("m", "dense", "logmel", ("s",), (None, 2), {}, kernel),
+        Node("l", "log", "logmel", ("m",), (None, 2), {}, {}),
+        Node("e", "dense", "last", ("l",), (None, 2), {}, kernel),
+        Node("t", "tanh", "tanh", ("e",), (None, 2), {}, {}),
+    )
+    network = Network({"x": (None, 2)}, {"t": "t"}, nodes)
+    assert logarithmic_layers(network) == ["square", "logmel"]
 
 
 def test_outputs_of_integers_have_no_ratio_but_a_share(tmp_path: Path) -> None:

@@ -571,6 +571,17 @@ def logarithms() -> keras.Model:
 
 
 @case()
+def experts_of_a_router() -> keras.Model:
+    """Of three experts, each token takes the one that its router prefers."""
+    x = Input((6, 8), name="x")
+    scores = layers.Dense(3, activation="softmax", name="router")(x)
+    chosen = ops.one_hot(ops.argmax(scores, axis=-1), 3) * scores
+    experts = [layers.Dense(8)(layers.Dense(12, activation="relu")(x)) for _ in range(3)]
+    y = ops.sum(ops.stack(experts, axis=2) * ops.expand_dims(chosen, -1), axis=2)
+    return keras.Model(x, head(layers.GlobalAveragePooling1D()(x + y)))
+
+
+@case()
 def angles() -> keras.Model:
     x = Input((5, 2), name="x")
     return keras.Model(x, head(ops.arctan2(x[..., 0], x[..., 1])))

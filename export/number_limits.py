@@ -8,11 +8,10 @@ import keras
 import numpy as np
 
 from ..artifacts.precisions import precision_named
+from ..artifacts.ranges import GREATEST_HALF
 from ..errors import UserError
 from .fold.backend import view_of
 
-#: The greatest finite number of half precision.
-LARGEST_HALF = 65504.0
 # Quantizers multiply scales; the product of two larger numbers overflows float32.
 _LARGEST_QUANTIZED = 2.0**63
 
@@ -81,9 +80,9 @@ def refuse_weights(
                 f"{largest:.1e} in {weight.path!r}. Export float32, or train the model so that its "
                 "weights do not diverge."
             )
-        if "float16" in precisions and largest > LARGEST_HALF:
+        if "float16" in precisions and largest > GREATEST_HALF:
             raise UserError(
-                f"float16 holds numbers up to {LARGEST_HALF:.0f}. Received: {largest:.1e} in "
+                f"float16 holds numbers up to {GREATEST_HALF:.0f}. Received: {largest:.1e} in "
                 f"{weight.path!r}. Export float32 or an integer precision."
             )
 
@@ -129,11 +128,11 @@ def activations_beyond_half(
         for (name, _), value in zip(flat, keras.tree.flatten(values), strict=True):
             peak = float(keras.ops.max(keras.ops.abs(value))) if 0 not in value.shape else 0.0
             largest[name] = max(largest.get(name, 0.0), peak)
-    beyond = {name: peak for name, peak in largest.items() if peak > LARGEST_HALF}
+    beyond = {name: peak for name, peak in largest.items() if peak > GREATEST_HALF}
     if not beyond:
         return ()
     listed = ", ".join(f"{name} ({peak:.1e})" for name, peak in beyond.items())
     return (
-        f"activations exceed {LARGEST_HALF:.0f} on the samples: {listed}; they overflow to "
+        f"activations exceed {GREATEST_HALF:.0f} on the samples: {listed}; they overflow to "
         "infinity on runtimes that compute in half precision",
     )

@@ -82,8 +82,10 @@ class RoundedWeights:
             if "kernel" in roles and "bias" not in roles and "kernel" in arrays.get(name, {})
             if nodes[name].op not in INDEXING  # which read indices
         }
-        absent = [match for match in weights if match.state != "equal"]
-        numbers = [m.state == "absent" and nodes[m.node].weights[m.role].size == 1 for m in absent]
+        unequal = [match for match in weights if match.state != "equal"]
+        numbers = [
+            m.state == "absent" and _is_number(nodes[m.node].weights[m.role]) for m in unequal
+        ]
         return cls(replaced, hybrid, all(numbers))
 
     def applied(self, network: Network) -> Network:
@@ -121,6 +123,11 @@ def in_half(network: Network) -> Network:
         constant = node.constants or node.op in _FORMULAS
         nodes.append(_with_half_constants(rounded) if constant else rounded)
     return replace(network, nodes=tuple(nodes))
+
+
+def _is_number(weight: np.ndarray) -> bool:
+    """Return whether a weight may be an attribute; numbers that a half cannot hold are limited."""
+    return weight.size == 1 and bool(np.abs(weight).max() <= GREATEST_HALF)
 
 
 def _with_constants(

@@ -26,7 +26,6 @@ from ..rounding.tables import (
 )
 from ..special_functions import erf, erfc, rounded_once
 from .base import (
-    REACH,
     ROUNDING,
     Arrays,
     Attributes,
@@ -192,13 +191,6 @@ class Steep(Pointwise):
     """A function with unbounded slope, whose greatest change is at an end of the error interval.
 
     This holds for functions that are monotonic, convex or concave.
-
-    Args:
-        value: The function.
-        ulps: As for `Pointwise`.
-        scale: As for `Pointwise`.
-        integer: As for `Pointwise`.
-        pole: Where it is infinite. Numbers whose error reaches it have no expected value.
     """
 
     def __init__(
@@ -207,10 +199,8 @@ class Steep(Pointwise):
         ulps: float,
         scale: str = "value",
         integer: IntegerFunction | None = None,
-        pole: float | None = None,
     ) -> None:
         super().__init__(value, 0.0, ulps, scale, integer)
-        self._pole = pole
 
     def _carried(self, at: Evaluated, error: np.ndarray) -> np.ndarray:
         if not error.any():
@@ -227,11 +217,7 @@ class Steep(Pointwise):
         with np.errstate(all="ignore"):
             sides = [np.square((self._value(x + h, at.attributes) - y) / h) for h in (step, -step)]
             # Outside the domain there is no slope; the slope of the other side is used.
-            slope = np.fmax(*sides)
-        if self._pole is None:
-            return slope
-        reached = np.abs(x - self._pole) <= REACH * deviation
-        return np.where(reached, np.inf, slope).astype(slope.dtype)
+            return np.fmax(*sides)
 
     def gradient(self, at: Evaluated, gradient: np.ndarray) -> Arrays:
         """See the base class."""
@@ -428,12 +414,12 @@ ACTIVATIONS: dict[str, Operator] = {
     "atan": Pointwise(_elementary(np.arctan), 1, ULPS, "one"),
     "square": Steep(_elementary(np.square), 1),
     "sqrt": Steep(_elementary(np.sqrt), 4),
-    "rsqrt": Steep(lambda x, a: 1 / np.sqrt(x), ULPS, pole=0.0),
-    "reciprocal": Steep(_elementary(np.reciprocal), 2, pole=0.0),
+    "rsqrt": Steep(lambda x, a: 1 / np.sqrt(x), ULPS),
+    "reciprocal": Steep(_elementary(np.reciprocal), 2),
     "exp": Exponential(_elementary(np.exp), integer=_integer_exp),
     "expm1": Exponential(_elementary(np.expm1), less=1.0),
-    "log": Steep(_elementary(np.log), ULPS, "one", pole=0.0),
-    "log1p": Steep(_elementary(np.log1p), ULPS, "input", pole=-1.0),
+    "log": Steep(_elementary(np.log), ULPS, "one"),
+    "log1p": Steep(_elementary(np.log1p), ULPS, "input"),
     "floor": Step(_elementary(np.floor)),
     "ceil": Step(_elementary(np.ceil)),
     "round": Step(_elementary(np.rint)),

@@ -299,14 +299,6 @@ class Quotient(Binary):
         passed = np.where(size > 0, passed, np.where(known, 0.0, np.inf))
         return np.asarray(passed + self._ulps * unit * (np.abs(output) + passed))
 
-    def spread(
-        self, operands: Arrays, output: np.ndarray, variances: Arrays, unit: float
-    ) -> np.ndarray:
-        """See the base class; infinite where a few deviations of y reach 0."""
-        reach = greatest_error(variances[1], unit)
-        found = super().spread(operands, output, variances, unit)
-        return np.where((reach > 0) & (np.abs(operands[1]) <= reach), np.inf, found)
-
     def slopes(self, operands: Arrays, output: np.ndarray) -> Arrays:
         """See the base class."""
         with np.errstate(all="ignore"):

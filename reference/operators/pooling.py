@@ -238,7 +238,8 @@ def coherent_mean_variance(rows: np.ndarray, variances: np.ndarray) -> np.ndarra
     """
     sigma = np.sqrt(variances)
     step = np.maximum(np.abs(rows).max(axis=1, keepdims=True) * _EQUAL, np.finfo(np.float32).tiny)
-    level = np.rint(rows / step)
+    level = rows / step
+    level = np.where(np.abs(level) < 0.5, level, np.rint(level))  # small values, if exactly equal
     order = np.argsort(level, axis=1)
     level, sigma = (np.take_along_axis(array, order, axis=1) for array in (level, sigma))
     first = np.ones(level.shape, bool)

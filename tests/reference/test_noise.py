@@ -31,6 +31,7 @@ from renormlite.reference.noise import (
 )
 from renormlite.reference.operators import OPERATORS
 from renormlite.reference.operators.base import REACH, Evaluated
+from renormlite.reference.operators.pooling import coherent_mean_variance
 
 HALF = UNIT_ROUNDOFF["float16"]
 FRAME = {"strides": [1, 1], "dilation": [1, 1], "padding": "same"}
@@ -120,6 +121,19 @@ def test_accumulation_in_half_precision_is_as_noisy_as_the_model_says(bias, bias
     assert found.max() <= WORST_SAMPLE_LIMIT
     if bias_first:
         assert pooled(found) >= 0.25
+
+
+def test_adding_many_small_equal_numbers_to_a_large_one_rounds_in_one_direction():
+    """As in the variance of an impulse: each partial sum is rounded by the same amount."""
+    rows = np.full((1, 2048), 5.9e-7 * 2.48, np.float32)
+    rows[0, 0] = 2.48
+    got = np.cumsum(rows[0], dtype=np.float32)[-1] / np.float32(rows.size)
+    error = abs(float(got) - float(np.mean(rows, dtype=np.float64)))
+    single = np.mean(np.square(rows)) / 2 / 3 / rows.size  # of independent roundings
+    unit = UNIT_ROUNDOFF["float32"]
+    (found,) = coherent_mean_variance(rows, np.zeros_like(rows))
+    assert error > 5 * unit * np.sqrt(single * rows.size)
+    assert error <= 5 * unit * np.sqrt(found)
 
 
 def eight_bits(network: Network, x: np.ndarray, *, rows: bool) -> np.ndarray:

@@ -71,9 +71,11 @@ def test_the_matrix_of_an_interpolation_is_that_of_the_file_if_it_is_rounded(dis
     np.testing.assert_allclose(found, integers * 0.01 if distance < 0.5 else matrix)
 
 
-@pytest.mark.parametrize(("slope", "size", "complete"), [(0.3, 1, True), (0.3, 2, False)])
+@pytest.mark.parametrize(
+    ("slope", "size", "complete"), [(0.3, 1, True), (0.3, 2, False), (1e9, 1, False)]
+)
 def test_a_number_that_a_file_has_as_an_attribute_is_no_missing_weight(slope, size, complete):
-    """A product with 0.3 and a maximum become a leaky relu."""
+    """A product with 0.3 and a maximum become a leaky relu; a mask of 1e9 may become 65504."""
     weights = {"constant": np.full(size, slope, np.float32)}
     product = Node("m", "multiply", "m", ("x",), (None, 2), {}, weights)
     greater = Node("y", "maximum", "y", ("x", "m"), (None, 2), {}, {})

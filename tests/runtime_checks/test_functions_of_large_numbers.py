@@ -44,7 +44,11 @@ FUNCTIONS = {
     "hyperbolic cosine": (ops.cosh, 60),
     "sine": (ops.sin, 1e7),
     "root": (lambda x: ops.sqrt(ops.abs(x)), 1000),
-    "logarithm next to its pole": (lambda x: ops.log(ops.sigmoid(x)), 5),
+    "deviation of an impulse": (lambda x: ops.std(x, axis=-1, keepdims=True), 1),
+    "scaled by its root mean square": (
+        lambda x: x * ops.rsqrt(ops.mean(x * x, axis=-1, keepdims=True) + 1e-6),
+        3,
+    ),
     "remainder": (lambda x: ops.mod(x, 0.7), 1000),
     "floor of a quotient": (lambda x: ops.floor_divide(x, 0.7), 1000),
 }

@@ -30,7 +30,7 @@ def shown(directory, suffix: str, target: str, first=()):
     golden = read_golden(export.golden, [spec.name for spec in export.outputs])
     path = export.path / artifact.file
     graph, on = read_graph(path, suffix), Target.parse(target)
-    seen = observe(path, artifact, graph, golden, on, {}, run_target, first=first)
+    seen = observe(path, artifact, graph, golden, on, {}, run_target, passed=False, first=first)
     return graph, seen.tensors
 
 

@@ -120,6 +120,8 @@ def activations_beyond_half(
         for layer in layers
     }
     flat = [(name, tensor) for name, tensors in outputs.items() for tensor in tensors]
+    if not flat:
+        return ()
     watcher = keras.Model(model.inputs, [tensor for _, tensor in flat])
     largest: dict[str, float] = {}
     count = len(next(iter(samples.values())))

@@ -552,7 +552,7 @@ def order_in_the_batch() -> keras.Model:
     return keras.Model(x, head(scores - ops.roll(scores, 1, axis=0)))
 
 
-@case()
+@case(precision="float16")
 def whole_numbers() -> keras.Model:
     x = Input((4,), dtype="int32", name="x")
     return keras.Model(x, {"sum": ops.sum(x, axis=-1), "next": ops.add(ops.multiply(x, 2), 1)})

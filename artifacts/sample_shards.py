@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -120,6 +121,8 @@ def _parquet_parts(
                 f"{printable(', '.join(sorted(known)))}."
             )
         columns = [*names.values(), *([LABEL] if labelled else [])]
+        for tensor in inputs:
+            _demand_expected_numbers(file.metadata, path, names[tensor.name], tensor)
         try:
             for batch in file.iter_batches(batch_size=size, columns=columns):
                 arrays = {
@@ -133,6 +136,27 @@ def _parquet_parts(
             raise
         except _ARROW as error:
             raise UserError(f"{path} cannot be read as Parquet ({_line(error)}).") from error
+
+
+def _demand_expected_numbers(metadata: Any, path: Path, column: str, tensor: TensorSpec) -> None:
+    """Refuse gigabytes of numbers that no input takes; equal numbers take no space in a file.
+
+    Raises:
+        UserError: A row group has far more numbers in a column than an input takes.
+    """
+    sizes = [size for size in tensor.shape[1:] if size is not None]
+    taken = math.prod(sizes) if len(sizes) == len(tensor.shape[1:]) else None
+    for group in (metadata.row_group(index) for index in range(metadata.num_row_groups)):
+        chunks = (group.column(index) for index in range(group.num_columns))
+        for chunk in (c for c in chunks if c.path_in_schema.partition(".")[0] == column):
+            numbers = chunk.num_values
+            expected = taken is not None and numbers <= taken * group.num_rows
+            if not expected and 8 * numbers > _LARGEST_MEMBER:
+                takes = "" if taken is None else f", of which the input takes {taken}"
+                raise UserError(
+                    f"{path} has {numbers} numbers for {group.num_rows} rows of {column!r}{takes}. "
+                    "Write the samples in the shape of the input, in row groups of less than 1 GB."
+                )
 
 
 def _column(

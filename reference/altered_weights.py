@@ -53,7 +53,8 @@ def explain(
     if data.dtype.itemsize == 1 and right(data ^ np.array(0x80, np.uint8).view(data.dtype)):
         return "its bytes have the other sign (uint8 for int8)"
     exchanged = _exchanged(expected, constant, axes, role, compare)
-    return exchanged or _factor(expected.reshape(-1), real)
+    flat = expected.reshape(-1)
+    return exchanged or _factor(flat, real) or _factor_of_steps(flat, real, constant, compare)
 
 
 def _zero_tail(expected: np.ndarray, wrong: np.ndarray, real: np.ndarray) -> int | None:
@@ -141,5 +142,27 @@ def _factor(expected: np.ndarray, real: np.ndarray) -> str:
     rest = float(np.linalg.norm(real - factor * expected)) / power**0.5
     # The factor must explain most of the difference: a few changed numbers leave it near 1.
     if factor == 0 or rest > min(1e-3 * abs(factor), 0.1 * abs(factor - 1)):
+        return ""
+    return f"all of it is {factor:.4g} times the expected value"
+
+
+# Integers that distinguish a factor from a coincidence: so many, of at least so many steps.
+_TELLING, _STEPS = 4, 16
+
+
+def _factor_of_steps(
+    expected: np.ndarray, real: np.ndarray, constant: GraphTensor, compare: Compare
+) -> str:
+    """Return the factor of a wrong scale of integers, which are right otherwise; else empty."""
+    steps, data = constant.quantization, constant.data
+    power = float(expected @ expected)
+    if steps is None or data is None or power == 0:
+        return ""
+    size = np.broadcast_to(steps.step(data.ndim), data.shape).reshape(-1)
+    factor = float(expected @ real) / power
+    if factor <= 0 or np.count_nonzero(np.abs(real) >= _STEPS * size) < _TELLING:
+        return ""
+    right = replace(constant, quantization=replace(steps, scales=steps.scales / factor))
+    if compare(expected, right)[0].any():
         return ""
     return f"all of it is {factor:.4g} times the expected value"

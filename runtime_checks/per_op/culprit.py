@@ -168,7 +168,7 @@ def static_faults(
     faults = []
     for check in last.values():
         assert check.op is not None
-        declared = _declared(check.op, graph)
+        declared = declared_activation(check.op, graph)
         node = by_name[check.node]
         expected = _clipping(node)
         # If either declares none, the activation may be a separate op: then the values decide.
@@ -225,7 +225,7 @@ def _slope_faults(
     ]
 
 
-def _declared(op: GraphOp, graph: ArtifactGraph) -> str | None:
+def declared_activation(op: GraphOp, graph: ArtifactGraph) -> str | None:
     """Return the activation that an op declares; None if the format cannot declare one."""
     if "fusedActivationFunction" in op.attributes:
         return _FUSED.get(int(op.attributes["fusedActivationFunction"]), "unknown")

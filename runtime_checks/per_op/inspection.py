@@ -30,6 +30,7 @@ from ...runtimes.base import ArtifactError
 from ..end_to_end.findings import Finding, TargetResult
 from .culprit import Fault, name_fault, rounding_faults, static_faults, weight_faults
 from .file_contents import FileContents
+from .fused_activations import fused_activation_faults
 from .integer_rounding import IntegerReport, recognise
 from .observation import Observation, RunFile, observe
 from .op_results import Walk
@@ -236,7 +237,10 @@ def _faults(contents: FileContents, walked: Walk, integers: IntegerReport | None
     # After a kernel that is wrong throughout, other ops may be taken for its own.
     altered = {match.layer for match in contents.weights if match.state == "altered"}
     faults.sort(key=lambda fault: fault.layer not in altered)
-    return faults + static_faults(walked.checks, contents.graph, contents.network.nodes)
+    faults += static_faults(walked.checks, contents.graph, contents.network.nodes)
+    blamed = {fault.layer for fault in faults}
+    fused = fused_activation_faults(contents.weights, contents.graph, contents.network)
+    return faults + [fault for fault in fused if fault.layer not in blamed]
 
 
 def _all_right(walked: Walk, seen: Observation, network: Network) -> Finding:

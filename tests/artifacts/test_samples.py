@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import renormlite as rl
 import tensorflow as tf
+from renormlite.artifacts import sample_shards
 from renormlite.artifacts.images import Preprocessing
 from renormlite.artifacts.manifest import TensorSpec
 from renormlite.artifacts.samples import load_samples
@@ -136,3 +137,34 @@ def test_labels_that_are_not_classes_are_refused_in_one_sentence(labels):
             {"x": np.zeros((2, 3)), "label": np.array(labels)},
             [TensorSpec("x", (None, 3), "float32")],
         )
+
+
+@pytest.mark.parametrize("sizes", [(4,), (None,)])
+def test_a_parquet_file_that_expands_to_gigabytes_is_refused(sizes, monkeypatch, tmp_path):
+    """Equal numbers take no space in a file; here 8 MB count as gigabytes."""
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    numbers = 1 << 20
+    zeros = pa.array(np.zeros(numbers, np.int8))
+    column = pa.ListArray.from_arrays(pa.array([0, numbers], pa.int32()), zeros)
+    path = tmp_path / "bomb.parquet"
+    parquet.write_table(pa.table({"x": column}), path)
+    assert path.stat().st_size < numbers // 100
+    monkeypatch.setattr(sample_shards, "_LARGEST_MEMBER", 8 * numbers - 1)
+    inputs = [TensorSpec("x", (None, *sizes), "float32")]
+    stream = sample_shards.open_shards([path], path.name, inputs, None)
+    with pytest.raises(rl.UserError, match=r"bomb\.parquet has 1048576 numbers for 1 rows of 'x'"):
+        next(iter(stream.parts(8)))
+
+
+def test_parquet_rows_of_a_free_length_are_read(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    path = tmp_path / "x.parquet"
+    parquet.write_table(pa.table({"x": [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]}), path)
+    inputs = [TensorSpec("x", (None, None), "float32")]
+    stream = sample_shards.open_shards([path], path.name, inputs, None)
+    ((arrays, _),) = stream.parts(8)
+    np.testing.assert_array_equal(arrays["x"], [[1, 2, 3], [4, 5, 6]])

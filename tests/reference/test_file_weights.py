@@ -180,3 +180,29 @@ def test_a_factor_for_all_channels_may_be_stored_once(factor, state):
     graph = file_with(once=(once, 2.0**-15), other=(np.full(3, -16384, np.int16), 2.0**-15))
     states = {match.role: match.state for match in match_weights(network, graph)}
     assert states == {"scale": state, "shift": "equal"}
+
+
+@pytest.mark.parametrize(("steps", "state"), [(1.05, "altered"), (1.0, "equal")])
+def test_a_wrong_scale_of_integers_is_a_factor(steps, state):
+    """Of rounded numbers, which no factor explains as exactly as floats."""
+    rng = np.random.default_rng(3)
+    weight = rng.normal(size=8).astype(np.float32)
+    scale = float(np.abs(weight).max()) / 127
+    integers = np.rint(weight / scale).astype(np.int8)
+    node = Node("dense", "add", "dense", ("x",), (None, 8), {}, {"constant": weight})
+    network = Network({"x": (None, 8)}, {"y": "dense"}, (node,))
+    (found,) = match_weights(network, file_with(constant=(integers, steps * scale)))
+    assert found.state == state
+    assert found.remark.startswith("all of it is 1.0") is (steps != 1)
+    assert found.remark.endswith("times the expected value") is (steps != 1)
+
+
+def test_other_numbers_are_no_factor():
+    """Nor are a few steps, which many factors explain."""
+    weight = np.array([0.5, -1.0, 0.7, 0.2, -0.4, 0.9], np.float32)
+    node = Node("dense", "add", "dense", ("x",), (None, 6), {}, {"constant": weight})
+    network = Network({"x": (None, 6)}, {"y": "dense"}, (node,))
+    for numbers, scale in (([60, -90, 100, 30, -20, 127], 0.008), ([1, -2, 2, 1, -1, 2], 0.55)):
+        (found,) = match_weights(network, file_with(c=(np.array(numbers, np.int8), scale)))
+        assert found.state != "equal"
+        assert not found.remark

@@ -28,6 +28,7 @@ from .end_to_end.integer_agreement import must_agree
 from .interface_suspects import interface_suspect
 from .per_op.file_contents import FileContents
 from .per_op.inspection import inspect, readable
+from .per_op.observation import only_operators_tell
 from .per_op.op_results import OpCheck
 
 # Findings that are kept whichever layers are selected.
@@ -204,7 +205,8 @@ class FileInspection:
         ):
             return self._foreign(artifact, golden, target, contents, result)
         result = replace(result, findings=(*result.findings, *contents.findings()))
-        wanted = self._per_op or not (result.passed and contents.conclusive(artifact))
+        proven = result.passed and contents.conclusive(artifact)
+        wanted = self._per_op or not proven or only_operators_tell(artifact, target)
         if not result.given or not wanted:
             return result
         try:

@@ -20,7 +20,7 @@ from ...reference.rounded_weights import RoundedWeights
 from .loops import inside_loops
 from .matching import Tensors, distance, within
 from .op_results import OpCheck
-from .storage import expected_result
+from .storage import expected_result, in_half
 
 
 class Evaluation:
@@ -36,6 +36,7 @@ class Evaluation:
         in_pieces: Layers that the file may split into other operations, each of them rounded: a
             missing tensor there is not a fault, and nodes that read it are not evaluated.
         whole: Nodes that no tensor of one sign may stand for, if their values have both.
+        half: Whether the runtime may compute in half precision.
 
     Attributes:
         value: Network value to the float64 array that its readers use.
@@ -59,8 +60,10 @@ class Evaluation:
         forced: Mapping[str, str],
         in_pieces: frozenset[str] = frozenset(),
         whole: frozenset[str] = frozenset(),
+        *,
+        half: bool = False,
     ) -> None:
-        self.network, self.tensors = network, tensors
+        self.network, self.tensors, self._in_half = network, tensors, half
         self._whole, self.halved = whole, set[str]()
         self._in_pieces, self._results = in_pieces, _results(network)
         self._rounded, self._true = rounded, true
@@ -137,13 +140,15 @@ class Evaluation:
         self, node: Node, values: Mapping[str, np.ndarray]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return the expected value of a node and the bound on its error."""
-        return expected_result(
-            self.as_filed(node),
-            [values[name] for name in node.inputs],
+        filed, inputs = self.as_filed(node), [values[name] for name in node.inputs]
+        expected, allowed = expected_result(
+            filed,
+            inputs,
             [self._bound[name] for name in node.inputs],
             symmetric=self._rounded.hybrid.get(node.name),
             halves=[self._half(name) for name in node.inputs],
         )
+        return expected, in_half(filed, inputs, expected, allowed) if self._in_half else allowed
 
     def _found(
         self, node: Node, expected: np.ndarray, allowed: np.ndarray

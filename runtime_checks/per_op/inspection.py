@@ -124,6 +124,7 @@ def inspect(
         contents.weights,
         in_pieces=_in_pieces(network, artifact),
         further=UNKNOWN_RULE if seen.own_rule else 0.0,
+        half=seen.half,
     )
     integers = recognise(contents.graph, artifact.format, seen.tensors)
     if seen.own_rule and integers is not None:

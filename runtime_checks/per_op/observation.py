@@ -55,6 +55,7 @@ class Observation:
         tensors: The file's key to (P, …).
         own_rule: Whether the target's integers follow no known rule, so that it had to be the one
             that ran, and its operators may round by another rule.
+        half: Whether the target itself ran a float16 file, which it may compute in half precision.
     """
 
     on: Target
@@ -63,6 +64,7 @@ class Observation:
     inputs: Mapping[str, np.ndarray] = field(repr=False)
     tensors: Mapping[str, np.ndarray] = field(repr=False)
     own_rule: bool = False
+    half: bool = False
 
 
 def observe(
@@ -126,6 +128,16 @@ def observe(
     return Observation(on, remark, index, inputs, tensors)
 
 
+def only_operators_tell(artifact: Artifact, target: Target) -> bool:
+    """Return whether right outputs of a right file say too little about a target.
+
+    A float16 file may be computed in half precision. Limits on outputs allow for that, and a wrong
+    operator may change them less.
+    """
+    half = _arithmetic(artifact) is Arithmetic.FLOAT16 and artifact.format == "tflite"
+    return half and not _shows_tensors(target) and RUNTIMES[target.runtime].follows_rules
+
+
 def _by_sample(tensors: Mapping[str, np.ndarray], size: int) -> list[dict[str, np.ndarray]]:
     """Return a run's tensors sample by sample; of a larger batch, those with an axis of samples."""
     if size == 1:
@@ -177,17 +189,19 @@ def _stand_in(
 def _bits_matter(artifact: Artifact) -> bool:
     """Return whether outputs with other bits than a substitute's say that it computes otherwise.
 
-    Not where a target may compute in half precision or quantizes at run time: the bounds of
-    operators do not hold there.
+    Not where a target quantizes at run time, which the bounds of operators do not allow for.
     """
     if _of_integers(artifact):
         return True
-    arithmetic = precision_named(artifact.precision).arithmetic
-    return arithmetic is Arithmetic.FLOAT32 and artifact.format == "tflite"
+    return _arithmetic(artifact) is not Arithmetic.HYBRID and artifact.format == "tflite"
+
+
+def _arithmetic(artifact: Artifact) -> Arithmetic:
+    return precision_named(artifact.precision).arithmetic
 
 
 def _of_integers(artifact: Artifact) -> bool:
-    return precision_named(artifact.precision).arithmetic is Arithmetic.INTEGER
+    return _arithmetic(artifact) is Arithmetic.INTEGER
 
 
 def _by_copy(
@@ -222,7 +236,8 @@ def _by_copy(
         return None
     tensors = exposed_tensors(found.outputs, copied, artifact, graph)
     remark = f"on {target}, from a copy of the file that returns all tensors"
-    return Observation(target, remark, np.arange(0), inputs, tensors, own_rule=integers)
+    half = _arithmetic(artifact) is Arithmetic.FLOAT16
+    return Observation(target, remark, np.arange(0), inputs, tensors, integers, half)
 
 
 def _candidates(artifact: Artifact, target: Target) -> Iterator[Target]:

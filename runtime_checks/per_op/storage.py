@@ -11,12 +11,20 @@ import numpy as np
 from ...artifacts.graphs.base import GraphTensor, Quantization
 from ...artifacts.network import Node
 from ...artifacts.precisions import UNIT_ROUNDOFF
-from ...reference.network import carried_variance, evaluate_node, node_error_bound
+from ...reference.network import (
+    carried_variance,
+    evaluate_node,
+    node_error_bound,
+    rounding_variance,
+)
 from ...reference.noise import input_step
+from ...reference.operators.base import ROUNDING
 from ...reference.operators.linear import LINEAR
 
 # Deviations that the sum of independent rounding errors may have: one element in 4e11 has more.
 _DEVIATIONS = 7.0
+
+_LEAST_HALF = 2.0**-24  # the least positive number of half precision
 
 
 class Storage(abc.ABC):
@@ -128,6 +136,27 @@ def storage_of(tensor: GraphTensor, dtype: np.dtype, rounding: np.ndarray | floa
     if dtype == np.float16:
         return Half()
     return Wide() if tensor.quantization is None else Steps(tensor.quantization, rounding)
+
+
+def in_half(
+    node: Node, inputs: list[np.ndarray], output: np.ndarray, allowed: np.ndarray
+) -> np.ndarray:
+    """Return the bound on a node's error if a runtime may compute in half precision throughout.
+
+    Its roundings are independent: of the inputs, of the operator and of the result.
+
+    Args:
+        node: The node.
+        inputs: float64 values that it reads.
+        output: Its exact value.
+        allowed: Bound on the error in float32 arithmetic.
+    """
+    unit = UNIT_ROUNDOFF["float16"]
+    read = [ROUNDING * np.square(x) for x in inputs]
+    variance = rounding_variance(node, inputs, output, read, unit) + ROUNDING * np.square(output)
+    least = [np.full_like(x, _LEAST_HALF) for x in inputs]
+    denormal = node_error_bound(node, inputs, output, least, 0.0) + _LEAST_HALF
+    return np.asarray(allowed + denormal + _DEVIATIONS * unit * np.sqrt(variance))
 
 
 def expected_result(

@@ -37,6 +37,7 @@ def walk(
     *,
     in_pieces: frozenset[str] = frozenset(),
     further: float = 0.0,
+    half: bool = False,
 ) -> Walk:
     """Check a file op by op.
 
@@ -49,12 +50,13 @@ def walk(
             file, so that their rounding is not attributed to the op.
         in_pieces: Layers that the file may split into other operations; see `Evaluation`.
         further: Steps that each op of integers may err more than by the known rules.
+        half: Whether the runtime may compute in half precision.
 
     Returns:
         Every op's error relative to its bound, and the culprits.
     """
     true = _evaluated(network, inputs)
-    kept = _held(true, tensors, graph)
+    kept = _held(true, tensors, graph, half=half)
     if not kept.all():
         tensors, inputs, true = (_of_samples(part, kept) for part in (tensors, inputs, true))
     shown = Tensors(graph, tensors, len(next(iter(inputs.values()))), further)
@@ -62,7 +64,9 @@ def walk(
     places = {node.name: place for place, node in enumerate(network.nodes)}
 
     def evaluated(forced: Mapping[str, str], whole: frozenset[str]) -> Evaluation:
-        return Evaluation(network, shown, inputs, rounded, true, forced, in_pieces, whole)
+        return Evaluation(
+            network, shown, inputs, rounded, true, forced, in_pieces, whole, half=half
+        )
 
     def excused(
         found: Evaluation, culprit: Culprit, forced: dict[str, str], whole: frozenset[str]
@@ -106,14 +110,18 @@ def walk(
 
 
 def _held(
-    values: Mapping[str, np.ndarray], tensors: Mapping[str, np.ndarray], graph: ArtifactGraph
+    values: Mapping[str, np.ndarray],
+    tensors: Mapping[str, np.ndarray],
+    graph: ArtifactGraph,
+    *,
+    half: bool,
 ) -> np.ndarray:
     """Return (P,) which samples a file's numbers can hold all values of; all if they can hold none.
 
     Infinite results are right in the others, so nothing distinguishes their tensors. Integers
     cannot hold the mean of no numbers either, which is NaN.
     """
-    half = any(array.dtype == np.float16 for array in tensors.values())
+    half = half or any(array.dtype == np.float16 for array in tensors.values())
     limit = GREATEST_HALF if half else float(np.finfo(np.float32).max)
     largest = [
         np.abs(array).reshape(len(array), -1).max(axis=1, initial=0.0) for array in values.values()

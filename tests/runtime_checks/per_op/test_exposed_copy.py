@@ -17,10 +17,11 @@ from renormlite.runtimes.run import run_target
 
 
 class Accelerator(Runner):
-    """LiteRT without access to tensors, whose second convolution has other scales."""
+    """LiteRT without access to tensors, whose second convolution has other scales or weights."""
 
     runtime = "accelerator"
     factor = 1.0
+    last_filter = 1.0
 
     def _open(self) -> None:
         model = parse(self.artifact.read_bytes())
@@ -29,6 +30,12 @@ class Accelerator(Runner):
         steps = graph.tensors[convolutions[1].inputs[1]].quantization
         if steps is not None and steps.scale is not None:
             steps.scale = np.asarray(steps.scale * self.factor, np.float32)
+        for op in graph.operators:
+            if op.outputs[0] == convolutions[1].inputs[1]:  # DEQUANTIZE of a float16 kernel
+                buffer = model.buffers[graph.tensors[op.inputs[0]].buffer]
+                kernel = np.frombuffer(bytes(buffer.data), np.float16).copy()
+                kernel[-kernel.size // graph.tensors[op.inputs[0]].shape[0] :] *= self.last_filter
+                buffer.data = np.frombuffer(kernel.tobytes(), np.uint8)
         changed = self.artifact.with_name(f"changed.{self.artifact.name}")
         changed.write_bytes(pack(model))
         self._inside = LiteRTRunner(changed)
@@ -51,12 +58,13 @@ class Accelerator(Runner):
 
 @pytest.fixture
 def accelerator(monkeypatch):
-    """Return a function that checks the int8 .tflite file on an accelerator with a factor."""
+    """Return a function that checks a .tflite file on an accelerator with a factor."""
     monkeypatch.setitem(RUNTIMES, "accelerator", Runtime(Accelerator, ("tflite",), "", ""))
 
-    def checked(directory, factor):
-        monkeypatch.setattr(Accelerator, "factor", factor)
-        (result,) = check_parity(directory, ("accelerator",), precisions=("int8",)).results
+    def checked(directory, factor, precision="int8"):
+        name = "factor" if precision == "int8" else "last_filter"
+        monkeypatch.setattr(Accelerator, name, factor)
+        (result,) = check_parity(directory, ("accelerator",), precisions=(precision,)).results
         return result
 
     return checked
@@ -102,6 +110,14 @@ def test_unknown_rounding_within_a_step_passes(coarse_export, accelerator):
     assert "from a copy of the file that returns all tensors" in finding.message
     (noise,) = [f for f in result.findings if f.check == "noise"]
     assert "noise of the difference between known rounding rules" not in noise.message
+
+
+def test_a_wrong_operator_within_half_precision_is_found(coarse_export, accelerator):
+    """It changes the outputs by less than arithmetic in half precision may."""
+    result = accelerator(coarse_export, 0.98, "float16")
+    (finding,) = [f for f in result.findings if not f.passed]
+    assert (finding.check, finding.subject) == ("ops", "down")
+    assert accelerator(coarse_export, 1.0, "float16").passed
 
 
 def test_known_rounding_needs_no_copy(coarse_export, accelerator):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from renormlite.artifacts.network import Node
-from renormlite.runtime_checks.per_op.storage import Half, expected_result
+from renormlite.runtime_checks.per_op.storage import Half, expected_result, in_half
 
 
 @pytest.mark.parametrize("size", [1.0, 1000.0])
@@ -40,3 +40,24 @@ def test_equal_numbers_of_an_input_have_equal_rounding_errors():
         error = np.abs(held[sample] @ kernel - output[0])
         assert least * allowed[0] < error < allowed[0]
         assert allowed[0] < 0.51 / 255 * kernel.sum()
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_sums_in_half_precision_are_within_the_bound_and_a_lost_filter_is_not(size):
+    rng = np.random.default_rng(0)
+    x = (size * rng.normal(size=(64, 200))).astype(np.float16)
+    kernel = rng.normal(size=(200, 32)).astype(np.float16)
+    total = np.zeros((64, 32), np.float16)
+    for column, row in zip(x.T, kernel):
+        total = total + column[:, None] * row[None]
+    assert total.dtype == np.float16
+    node = Node("d", "dense", "d", ("x",), (None, 32), {}, {"kernel": kernel.astype(np.float32)})
+    read = [x.astype(np.float64)]
+    output, in_floats = expected_result(
+        node, read, [np.zeros_like(read[0])], symmetric=None, halves=[False]
+    )
+    allowed = in_half(node, read, output, in_floats)
+    error = np.abs(total - output)
+    assert np.all(error <= allowed)
+    assert np.any(error > 10 * in_floats)
+    assert np.mean(np.abs(output) > allowed) > 0.8

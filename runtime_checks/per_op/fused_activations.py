@@ -6,14 +6,17 @@ result of the linear operator, and a relu changes few of the final integers. Its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
-from ...artifacts.graphs.base import ArtifactGraph
+import numpy as np
+
+from ...artifacts.graphs.base import ArtifactGraph, Quantization
 from ...artifacts.network import Network, Node
 from ...reference.file_weights import WeightMatch
 from .culprit import Fault, declared_activation
 
-_CLIPPING = frozenset({"relu", "relu6", "relu_n1_to_1"})
+_CLIPPING = {"relu": (0.0, math.inf), "relu6": (0.0, 6.0), "relu_n1_to_1": (-1.0, 1.0)}
 
 # Operators in which a converter may find one of these.
 _CLIPS = frozenset(
@@ -58,10 +61,22 @@ def fused_activation_faults(
             declared = declared_activation(op, graph)
             if declared not in _CLIPPING or any(_clipped_after(n, readers) for n in owners):
                 continue
+            if _without_effect(declared, graph.tensors[op.outputs[0]].quantization):
+                continue
             layer = owners[0].layer
             says = f"op {op.index} ({op.kind}) applies {declared} where the network has none"
             found.append(Fault(layer, "activation", op, f"layer '{layer}': {says}"))
     return found
+
+
+def _without_effect(declared: str, steps: Quantization | None) -> bool:
+    """Return whether the integers of a result represent no number that an activation changes."""
+    if steps is None or np.issubdtype(steps.dtype, np.floating):
+        return False
+    limits, (low, high) = np.iinfo(steps.dtype), _CLIPPING[declared]
+    ends = steps.real(np.array([limits.min, limits.max]))
+    half = steps.scales.max() / 2
+    return bool(ends[0] >= low - half and ends[1] <= high + half)
 
 
 def _clipped_after(node: Node, readers: Mapping[str, Sequence[Node]]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor
+from renormlite.artifacts.graphs.base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from renormlite.artifacts.network import Network, Node
 from renormlite.reference.file_weights import match_weights
 from renormlite.runtime_checks.per_op.fused_activations import fused_activation_faults
@@ -12,7 +12,9 @@ from renormlite.runtime_checks.per_op.fused_activations import fused_activation_
 KERNEL = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
 
 
-def found(after: list[tuple[str, dict]], declared: int) -> list[tuple[str, str]]:
+def found(
+    after: list[tuple[str, dict]], declared: int, steps: Quantization | None = None
+) -> list[tuple[str, str]]:
     """Return layer and kind of the faults of a dense layer and what follows it in the network."""
     nodes = [Node("first", "dense", "first", ("x",), (None, 3), {}, {"kernel": KERNEL})]
     for place, (op, arrays) in enumerate(after):
@@ -22,7 +24,7 @@ def found(after: list[tuple[str, dict]], declared: int) -> list[tuple[str, str]]
     tensors = {
         "x": GraphTensor("x", "x", (1, 4), np.dtype(np.float32), None),
         "kernel": GraphTensor("kernel", "kernel", (3, 4), KERNEL.dtype, None, KERNEL.T.copy()),
-        "y": GraphTensor("y", "y", (1, 3), np.dtype(np.float32), None),
+        "y": GraphTensor("y", "y", (1, 3), np.dtype(np.float32), steps),
     }
     attributes = {"fusedActivationFunction": declared}
     op = GraphOp(0, "FULLY_CONNECTED", "", ("x", "kernel"), ("y",), attributes)
@@ -65,3 +67,19 @@ def test_a_clip_that_no_layer_asks_for_is_a_fault(after, declared):
 )
 def test_a_clip_that_a_layer_asks_for_is_right(after, declared):
     assert found(after, declared) == []
+
+
+@pytest.mark.parametrize(
+    ("declared", "scale", "point", "effect"),
+    [
+        (1, 0.1, -128, False),  # from 0 to 25.5
+        (1, 0.1, -127, True),  # from -0.1
+        (3, 6 / 255, -128, False),
+        (3, 0.1, -128, True),  # up to 25.5
+        (2, 2 / 255, 0, False),
+        (2, 3 / 255, 0, True),
+    ],
+)
+def test_a_clip_to_the_range_of_the_integers_has_no_effect(declared, scale, point, effect):
+    steps = Quantization(np.array([scale]), np.array([point]), np.dtype(np.int8))
+    assert found([], declared, steps) == ([("first", "activation")] if effect else [])

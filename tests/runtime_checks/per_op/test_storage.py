@@ -48,7 +48,7 @@ def test_sums_in_half_precision_are_within_the_bound_and_a_lost_filter_is_not(si
     x = (size * rng.normal(size=(64, 200))).astype(np.float16)
     kernel = rng.normal(size=(200, 32)).astype(np.float16)
     total = np.zeros((64, 32), np.float16)
-    for column, row in zip(x.T, kernel):
+    for column, row in zip(x.T, kernel, strict=True):
         total = total + column[:, None] * row[None]
     assert total.dtype == np.float16
     node = Node("d", "dense", "d", ("x",), (None, 32), {}, {"kernel": kernel.astype(np.float32)})

@@ -76,7 +76,7 @@ def test_messages_and_the_list_of_targets_name_the_device(healthy_export: Path) 
 def test_operators_are_checked_on_the_device_where_nothing_here_computes_the_same(
     coarse_export: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observation, "_stand_in", lambda *arguments: (None, ""))
+    monkeypatch.setattr(observation, "_stand_in", lambda *arguments, **options: (None, ""))
     report = check_parity(
         coarse_export, ["litert@subprocess"], precisions=["float32", "int8"], per_op=True
     )

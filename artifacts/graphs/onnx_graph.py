@@ -21,12 +21,13 @@ from .soundness import demand_bounded_tensors, size_of
 _SMALL = 1024
 
 
-def read(path: Path, data: bytes) -> ArtifactGraph:
+def read(path: Path, data: bytes, *, bounded: bool) -> ArtifactGraph:
     """Return the graph of an .onnx file; of a damaged one, any exception.
 
     Args:
         path: The file, for messages.
         data: Its bytes.
+        bounded: Whether the sizes of its values are inferred and limited.
 
     Raises:
         MissingPackageError: onnx is not installed.
@@ -47,7 +48,8 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
         tensors[key] = replace(tensors[key], quantization=quantization)
     constants = {entry.name for entry in graph.initializer}
     inner = tuple(_inner_constants(graph, folder))
-    _demand_bounded(path, model, len(data), tensors)
+    if bounded:
+        _demand_bounded(path, model, len(data), tensors)
     return ArtifactGraph(
         tensors=tensors,
         read_ops=lambda: tuple(ops),

@@ -18,6 +18,7 @@ import numpy as np
 
 from ...extras import missing_package
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
+from .soundness import demand_bounded_tensors, size_of
 
 _MARK = b"TFL3"
 # Bits of each number of a packed type, by TensorType: INT4, INT2.
@@ -42,12 +43,13 @@ _DTYPES = {
 }
 
 
-def read(path: Path, data: bytes) -> ArtifactGraph:
+def read(path: Path, data: bytes, *, bounded: bool) -> ArtifactGraph:
     """Return the main subgraph of a .tflite file; of a damaged one, any exception.
 
     Args:
         path: The file.
         data: Its contents.
+        bounded: Whether the sizes of its tensors are limited.
 
     Raises:
         MissingPackageError: ai-edge-litert is not installed.
@@ -55,8 +57,13 @@ def read(path: Path, data: bytes) -> ArtifactGraph:
     if data[4:8] != _MARK:
         raise ValueError("it lacks the mark TFL3")
     model = _schema().Model.GetRootAs(data)
+    graph = _graph(model, 0)
+    if bounded:
+        stored = sum(t.data.nbytes for t in graph.tensors.values() if t.data is not None)
+        inputs = sum(size_of(graph.tensors[key]) for key in graph.inputs)
+        demand_bounded_tensors(path, graph.tensors.values(), len(data) + stored + inputs)
     return replace(
-        _graph(model, 0),
+        graph,
         metadata=_metadata(model),
         signature=_signature(model),
         signatures=tuple(_text(signature.SignatureKey()) for signature in _signatures(model)),

@@ -65,7 +65,7 @@ class FileContents:
         Raises:
             UserError: It cannot be parsed.
         """
-        graph = read_graph(path, artifact.format, data)
+        graph = read_graph(path, artifact.format, data, bounded=False)
         graph = graph.in_order(*artifact.names)
         if typical is not None:
             network = with_saturated_constants(network, graph, artifact.precision, typical)

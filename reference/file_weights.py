@@ -37,6 +37,7 @@ _LARGE = 65_536
 _Ends = tuple[np.dtype, int, float, float]
 
 _Candidate = tuple[float, GraphTensor, Form, np.ndarray, np.ndarray]
+_Keys = Callable[[], Collection[str]]
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,8 @@ def match_weights(
         by_size.setdefault(constant.data.size, []).append(constant)
         if constant.data.dtype.kind == "f":
             floats.setdefault(_ends(constant.data), []).append(constant)
-    tables, outputs_first = _tables(network, graph), _outputs_first(graph)
+    tables = _tables(network, graph)
+    outputs_first = functools.cache(lambda: _outputs_first(graph))  # most files need no ops here
     readers = network.readers()
     shifted = {name for name, after in readers.items() if [n.op for n in after] == ["hard_sigmoid"]}
     maps = flattened_maps(network)
@@ -301,16 +303,14 @@ def _outputs_first(graph: ArtifactGraph) -> set[str]:
     return found - elsewhere
 
 
-def _fits(
-    node: Node, role: str, form: Form, constant: GraphTensor, outputs_first: Collection[str]
-) -> bool:
+def _fits(node: Node, role: str, form: Form, constant: GraphTensor, outputs_first: _Keys) -> bool:
     """Return whether a constant may hold a weight in an order of its axes.
 
     A network may multiply by a matrix and by its transpose, as for the distances to the codes of a
     vector quantization and for the code that is chosen.
     """
     dense = node.op == "dense" and role == "kernel"
-    return not dense or constant.key not in outputs_first or form[1][0] == len(form[0]) - 1
+    return not dense or form[1][0] == len(form[0]) - 1 or constant.key not in outputs_first()
 
 
 def _of_use(constants: list[GraphTensor], tables: Collection[str], node: Node) -> list[GraphTensor]:
@@ -331,7 +331,7 @@ def _exactly(
     features: tuple[int, ...],
     floats: Mapping[_Ends, Sequence[GraphTensor]],
     others: Collection[str],
-    outputs_first: Collection[str],
+    outputs_first: _Keys,
 ) -> WeightMatch | None:
     """Return the match with the constant that is equal bit for bit, as float32 or float16.
 
@@ -343,9 +343,9 @@ def _exactly(
             rounded = weight.astype(dtype, copy=False) if alike else weight
         for constant in (c for c in alike or () if c.key not in others):
             for form in dict.fromkeys(forms(node.op, role, weight.shape, features)):
-                if not _fits(node, role, form, constant, outputs_first):
-                    continue
-                if _equal(in_form(rounded, form), constant):
+                if _equal(in_form(rounded, form), constant) and _fits(
+                    node, role, form, constant, outputs_first
+                ):
                     return WeightMatch(
                         node.name,
                         node.layer,
@@ -383,7 +383,7 @@ def _nearest(
     features: tuple[int, ...],
     rest: list[GraphTensor],
     foreign: bool,
-    outputs_first: Collection[str] = (),
+    outputs_first: _Keys = set,
 ) -> WeightMatch:
     """Return the match with the constant that agrees in most elements, the nearest of several."""
     error = np.broadcast_to(node.errors.get(role, 0.0), weight.shape)

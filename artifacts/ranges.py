@@ -11,9 +11,10 @@ from typing import Any
 
 from .record import Record
 
-# The greatest number of IEEE half precision, and the least normal one.
+# The greatest number of IEEE half precision, the least normal one, and the step below that.
 GREATEST_HALF = 65504.0
 LEAST_HALF = 2.0**-14
+HALF_STEP = 2.0**-24
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ import numpy as np
 
 from ..artifacts.network import Network, Node
 from ..artifacts.precisions import SMALLEST_NORMAL, UNIT_ROUNDOFF
-from ..artifacts.ranges import LEAST_HALF
+from ..artifacts.ranges import HALF_STEP, LEAST_HALF
 from ..artifacts.sample_kinds import NONFINITE, kinds_of
 from .integer_noise import Step
 from .network import evaluate_network, evaluate_node, opaque_layers, rounding_variance
@@ -283,7 +283,7 @@ def _underflow(value: np.ndarray) -> np.ndarray:
 
     Such numbers are multiples of 2^-24.
     """
-    own = np.square(2.0**-24 / UNIT_ROUNDOFF["float16"]) / 12
+    own = np.square(HALF_STEP / UNIT_ROUNDOFF["float16"]) / 12
     return np.where((np.abs(value) < LEAST_HALF) & (value != 0), own, 0).astype(value.dtype)
 
 

@@ -15,7 +15,7 @@ from ...extras import missing_package
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
 from .onnx_integer_forms import in_floats
 from .onnx_weights import is_outside, value_of, weights_file
-from .soundness import demand_bounded_tensors, size_of
+from .soundness import demand_bounded_tensors
 
 # Limit on the size of shapes, axes and similar constants.
 _SMALL = 1024
@@ -75,8 +75,6 @@ def _demand_bounded(path: Path, model: Any, size: int, tensors: Mapping[str, Gra
     """
     import onnx
 
-    weights = sum(t.data.nbytes for t in tensors.values() if t.data is not None)
-    given = size + weights + sum(size_of(tensors[value.name]) for value in model.graph.input)
     for entry in model.graph.initializer:
         if math.prod(entry.dims) > _SMALL:  # its shape is enough, and inference copies the model
             for field, _ in entry.ListFields():
@@ -86,7 +84,8 @@ def _demand_bounded(path: Path, model: Any, size: int, tensors: Mapping[str, Gra
     # Operators that it lacks, and damaged graphs, leave sizes unknown.
     with contextlib.suppress(onnx.shape_inference.InferenceError, RuntimeError):
         model = onnx.shape_inference.infer_shapes(model)
-    demand_bounded_tensors(path, map(_declared, _values(model.graph)), given)
+    inputs = (value.name for value in model.graph.input)
+    demand_bounded_tensors(path, size, tensors, inputs, map(_declared, _values(model.graph)))
 
 
 def _values(graph: Any) -> Iterator[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -56,30 +56,40 @@ _GREATEST = 1 << 30  # bytes
 _GROWTH = 1024  # bytes computed, for a byte given
 
 
-def demand_bounded_tensors(path: Path, tensors: Iterable[GraphTensor], given: int) -> None:
+def demand_bounded_tensors(
+    path: Path,
+    size: int,
+    tensors: Mapping[str, GraphTensor],
+    inputs: Iterable[str],
+    computed: Iterable[GraphTensor],
+) -> None:
     """Refuse a file that computes gigabytes from much less.
 
     Args:
         path: The file.
-        tensors: Its computed tensors; free sizes count as one.
-        given: Bytes of the file, its weights and its inputs.
+        size: Its bytes.
+        tensors: Its tensors by key, with the weights.
+        inputs: Keys of its inputs.
+        computed: The tensors that it computes, among others; free sizes count as one.
 
     Raises:
         TooLargeError: The size of all tensors is out of proportion.
     """
-    sizes = {tensor.key: (size_of(tensor), tensor) for tensor in tensors if tensor.data is None}
+    weights = sum(tensor.data.nbytes for tensor in tensors.values() if tensor.data is not None)
+    given = size + weights + sum(_size_of(tensors[key]) for key in inputs)
+    sizes = {tensor.key: (_size_of(tensor), tensor) for tensor in computed if tensor.data is None}
     total = sum(size for size, _ in sizes.values())
     if total > max(_GREATEST, _GROWTH * given):
-        size, largest = max(sizes.values(), key=lambda pair: pair[0])
+        most, largest = max(sizes.values(), key=lambda pair: pair[0])
         raise TooLargeError(
             f"{path} computes {total / 1e9:.3g} GB from {given} bytes of file, weights and inputs: "
             f"the largest tensor, {printable(largest.name)!r}, has the shape "
-            f"{list(largest.shape)} ({size / 1e9:.3g} GB). At most 1 GB, or 1,024 times the bytes "
+            f"{list(largest.shape)} ({most / 1e9:.3g} GB). At most 1 GB, or 1,024 times the bytes "
             "given, is expected, since more may fill the memory. Correct that shape."
         )
 
 
-def size_of(tensor: GraphTensor) -> int:
+def _size_of(tensor: GraphTensor) -> int:
     """Return the bytes of a tensor; free sizes count as one."""
     return math.prod(max(size, 1) for size in tensor.shape) * tensor.dtype.itemsize
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...extras import missing_package
 from .base import ArtifactGraph, GraphOp, GraphTensor, Quantization
-from .soundness import demand_bounded_tensors, size_of
+from .soundness import demand_bounded_tensors
 
 _MARK = b"TFL3"
 # Bits of each number of a packed type, by TensorType: INT4, INT2.
@@ -59,9 +59,8 @@ def read(path: Path, data: bytes, *, bounded: bool) -> ArtifactGraph:
     model = _schema().Model.GetRootAs(data)
     graph = _graph(model, 0)
     if bounded:
-        stored = sum(t.data.nbytes for t in graph.tensors.values() if t.data is not None)
-        inputs = sum(size_of(graph.tensors[key]) for key in graph.inputs)
-        demand_bounded_tensors(path, graph.tensors.values(), len(data) + stored + inputs)
+        tensors = graph.tensors
+        demand_bounded_tensors(path, len(data), tensors, graph.inputs, tensors.values())
     return replace(
         graph,
         metadata=_metadata(model),

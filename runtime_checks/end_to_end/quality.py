@@ -84,11 +84,13 @@ class Slices:
         lows, highs = given.min(axis=0), given.max(axis=0)
         constant = lows == highs
         alike, usual = np.zeros(len(lows)), np.zeros(len(lows))
+        varying = given[:, ~constant] if constant.any() else given[:, :0]
+        for value in np.unique(lows[constant]):
+            share = np.mean(varying == value) if varying.size else 0.0
+            usual[constant & (lows == value)] = samples * math.log(max(share, _TINY))
         for place in np.flatnonzero(constant):
             values = known[:, place]
             alike[place] = _log_alike(np.rint(values / step) if step else values)
-            share = np.mean(given[:, ~constant] == lows[place]) if not constant.all() else 0.0
-            usual[place] = samples * math.log(max(share, _TINY))
         return cls(
             signal=tuple(signal.tolist()),
             noise=tuple(noise.tolist()),

@@ -20,7 +20,7 @@ from ...reference.rounded_weights import RoundedWeights
 from .loops import inside_loops
 from .matching import Tensors, distance, within
 from .op_results import OpCheck
-from .storage import expected_result, in_half
+from .storage import bound_in_half, expected_result
 
 
 class Evaluation:
@@ -148,7 +148,9 @@ class Evaluation:
             symmetric=self._rounded.hybrid.get(node.name),
             halves=[self._half(name) for name in node.inputs],
         )
-        return expected, in_half(filed, inputs, expected, allowed) if self._in_half else allowed
+        if self._in_half:
+            allowed = bound_in_half(filed, inputs, expected, allowed)
+        return expected, allowed
 
     def _found(
         self, node: Node, expected: np.ndarray, allowed: np.ndarray

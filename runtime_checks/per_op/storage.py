@@ -11,6 +11,7 @@ import numpy as np
 from ...artifacts.graphs.base import GraphTensor, Quantization
 from ...artifacts.network import Node
 from ...artifacts.precisions import UNIT_ROUNDOFF
+from ...artifacts.ranges import HALF_STEP
 from ...reference.network import (
     carried_variance,
     evaluate_node,
@@ -23,8 +24,6 @@ from ...reference.operators.linear import LINEAR
 
 # Deviations that the sum of independent rounding errors may have: one element in 4e11 has more.
 _DEVIATIONS = 7.0
-
-_LEAST_HALF = 2.0**-24  # the least positive number of half precision
 
 
 class Storage(abc.ABC):
@@ -65,7 +64,7 @@ class Half(Storage):
         """See the base class."""
         added = [] if node is None else [node.weights.get(name) for name in ("bias", "shift")]
         size = max((float(np.abs(a).max(initial=0.0)) for a in added if a is not None), default=0.0)
-        stored = UNIT_ROUNDOFF["float16"] * (2 * np.abs(expected) + size) + 2.0**-24
+        stored = UNIT_ROUNDOFF["float16"] * (2 * np.abs(expected) + size) + HALF_STEP
         return expected, allowed + stored
 
 
@@ -138,7 +137,7 @@ def storage_of(tensor: GraphTensor, dtype: np.dtype, rounding: np.ndarray | floa
     return Wide() if tensor.quantization is None else Steps(tensor.quantization, rounding)
 
 
-def in_half(
+def bound_in_half(
     node: Node, inputs: list[np.ndarray], output: np.ndarray, allowed: np.ndarray
 ) -> np.ndarray:
     """Return the bound on a node's error if a runtime may compute in half precision throughout.
@@ -154,8 +153,8 @@ def in_half(
     unit = UNIT_ROUNDOFF["float16"]
     read = [ROUNDING * np.square(x) for x in inputs]
     variance = rounding_variance(node, inputs, output, read, unit) + ROUNDING * np.square(output)
-    least = [np.full_like(x, _LEAST_HALF) for x in inputs]
-    denormal = node_error_bound(node, inputs, output, least, 0.0) + _LEAST_HALF
+    least = [np.full_like(x, HALF_STEP) for x in inputs]
+    denormal = node_error_bound(node, inputs, output, least, 0.0) + HALF_STEP
     return np.asarray(allowed + denormal + _DEVIATIONS * unit * np.sqrt(variance))
 
 

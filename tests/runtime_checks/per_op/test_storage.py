@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from renormlite.artifacts.network import Node
-from renormlite.runtime_checks.per_op.storage import Half, expected_result, in_half
+from renormlite.runtime_checks.per_op.storage import Half, bound_in_half, expected_result
 
 
 @pytest.mark.parametrize("size", [1.0, 1000.0])
@@ -56,7 +56,7 @@ def test_sums_in_half_precision_are_within_the_bound_and_a_lost_filter_is_not(si
     output, in_floats = expected_result(
         node, read, [np.zeros_like(read[0])], symmetric=None, halves=[False]
     )
-    allowed = in_half(node, read, output, in_floats)
+    allowed = bound_in_half(node, read, output, in_floats)
     error = np.abs(total - output)
     assert np.all(error <= allowed)
     assert np.any(error > 10 * in_floats)

@@ -280,17 +280,22 @@ def _file_noise(
     artifact: Artifact, export: ExportDirectory, inputs: Arrays, truth: Arrays
 ) -> dict[str, np.ndarray]:
     """Return the noise that a file's own arithmetic explains; none if it cannot be read."""
-    path, network = export.path / artifact.file, export.read_network(artifact)
-    if network is None or export.damaged(artifact) is not None:
+    network = _intact_network(artifact, export)
+    if network is None:
         return {}
-    given = file_inputs(inputs, artifact.precision)
+    path, given = export.path / artifact.file, file_inputs(inputs, artifact.precision)
     return file_noise(path, artifact.format, artifact.precision, network, given, truth)
 
 
 def _in_floats(artifact: Artifact, export: ExportDirectory, inputs: Arrays) -> Arrays:
     """Return what a runtime computes that does not round the file's activations, if known."""
-    network = export.read_network(artifact)
-    if network is None or export.damaged(artifact) is not None:
+    network = _intact_network(artifact, export)
+    if network is None:
         return {}
-    given = file_inputs(inputs, artifact.precision)
-    return outputs_in_floats(export.path / artifact.file, artifact.format, network, given)
+    path, given = export.path / artifact.file, file_inputs(inputs, artifact.precision)
+    return outputs_in_floats(path, artifact.format, network, given)
+
+
+def _intact_network(artifact: Artifact, export: ExportDirectory) -> Network | None:
+    """Return the network of a file; None if there is none, or if the file is damaged."""
+    return None if export.damaged(artifact) is not None else export.read_network(artifact)

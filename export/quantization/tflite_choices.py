@@ -21,7 +21,7 @@ from .quantizer_choices import QuantizerChoices
 from .range_choice import Histogram
 from .shared_ranges import set_range, share_ranges
 from .tflite_int16 import with_int16
-from .unrounded_inputs import with_unrounded_inputs
+from .unrounded_inputs import leave_inputs_unrounded
 
 
 def quantized(
@@ -69,8 +69,11 @@ def quantized(
     )
     if pixels is not None:
         demand_tflite_steps(data, pixels)
-    quantized_model = with_unrounded_inputs(parse(data))
-    return with_int16(quantized_model, wide, ranges) if wide else pack(quantized_model)
+    result = parse(data)
+    changed = leave_inputs_unrounded(result)
+    if wide:
+        return with_int16(result, wide, ranges)
+    return pack(result) if changed else data
 
 
 def wherever_possible(calibrated: bytes, samples: Sequence[Sequence[np.ndarray]]) -> bytes:

@@ -17,24 +17,29 @@ from ...artifacts.flatbuffer import operator_kind
 from .shared_ranges import SELECTIONS
 
 
-def with_unrounded_inputs(model: Any) -> Any:
-    """Return a file whose float operators read parts of its inputs as they are.
+def leave_inputs_unrounded(model: Any) -> bool:
+    """Let float operators read parts of the inputs as they are.
 
     Args:
         model: A parsed int8 file; changed in place.
+
+    Returns:
+        Whether there are such parts.
     """
     graph = model.subgraphs[0]
-    parts = _Parts(model)
+    parts, changed = _Parts(model), False
     for operator in list(graph.operators):
         result = int(operator.outputs[0])
         if operator_kind(model, operator) != "DEQUANTIZE" or result in graph.outputs:
             continue
         part = parts.unrounded(int(operator.inputs[0]))
         if part is not None:
+            changed = True
             for reader in graph.operators:
                 reader.inputs = np.where(reader.inputs == result, part, reader.inputs)
-    _drop_unread(graph)
-    return model
+    if changed:
+        _drop_unread(graph)
+    return changed
 
 
 class _Parts:
